@@ -1,0 +1,32 @@
+PYTHON ?= python3
+PY = .venv/bin/python
+
+.PHONY: setup demo test check bench sheets clean
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+demo: setup
+	.venv/bin/longtake generate "a dog walks right across green hills at noon" --seconds 60 --method fifo --seed 7
+
+test: setup
+	$(PY) -m pytest tests --durations=20
+
+check: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check longtake tests benchmarks examples scripts
+	.venv/bin/pyright
+	$(PY) -m pytest tests -m "not slow"
+
+bench: setup
+	.venv/bin/longtake bench --profile quick
+
+sheets: setup
+	$(PY) benchmarks/sheets.py
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache

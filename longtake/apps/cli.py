@@ -1,0 +1,181 @@
+"""The command line: what is typed, handed to the code behind it. Names and flags are frozen by tests/test_cli.py.
+
+Results go to stdout and nothing else does; everything said on the way goes to stderr. Exit codes: 0 done, 1 failed,
+2 bad usage or input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+from longtake.errors import UsageError
+
+THREE = """longtake makes long, consistent video from short-clip video diffusion models. Try:
+
+  longtake generate "a dog walks right across green hills at noon"
+  longtake generate "a rocket flies in circles over the desert at night" --seconds 30 --dry-run
+  longtake methods
+"""
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+class Output(StrEnum):
+    """How results are printed."""
+
+    text = "text"
+    json = "json"
+
+
+class Profile(StrEnum):
+    """How long a benchmark may take."""
+
+    quick = "quick"
+    full = "full"
+
+
+Format = Annotated[Output, typer.Option("--format", help="how to print the result")]
+Verbose = Annotated[bool, typer.Option("-v", help="say more")]
+Quiet = Annotated[bool, typer.Option("-q", help="say nothing but the result and errors")]
+NameArgument = Annotated[str | None, typer.Argument(help="one of them", show_default=False)]
+
+
+@app.callback(invoke_without_command=True)
+def longtake(context: typer.Context) -> None:
+    """Long, consistent video from short-clip video diffusion models."""
+    if context.invoked_subcommand is None:
+        print(THREE, end="")
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="what the video shows")],
+    model: Annotated[str, typer.Option(help="a name, a folder or a hub id")] = "pocket",
+    method: Annotated[str | None, typer.Option(help="see: longtake methods  [default: fifo]")] = None,
+    solver: Annotated[str | None, typer.Option(help="euler, unipc, ...  [default: the model's]")] = None,
+    preset: Annotated[str | None, typer.Option(help="a named set of settings, such as lab")] = None,
+    frames: Annotated[int | None, typer.Option(help="length in frames")] = None,
+    seconds: Annotated[str | None, typer.Option(help="length in seconds, inf for endless  [default: 10]")] = None,
+    steps: Annotated[int | None, typer.Option(help="denoising steps of every frame")] = None,
+    guidance: Annotated[float | None, typer.Option(help="strength of the prompt; 1 or less: none")] = None,
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="width x height in pixels")] = None,
+    fps: Annotated[str | None, typer.Option(help="frames a second  [default: the model's]")] = None,
+    seed: Annotated[int | None, typer.Option(help="of all noise  [default: drawn]")] = None,
+    image: Annotated[Path | None, typer.Option(help="a picture that the video begins with")] = None,
+    video: Annotated[
+        Path | None, typer.Option(metavar="CLIP", help="a clip to continue; only new frames are made")
+    ] = None,
+    negative_prompt: Annotated[str, typer.Option(help="what to steer away from")] = "",
+    out: Annotated[Path | None, typer.Option(help="run directory, new  [default: runs/...]")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="K=V", help="a parameter: fifo.partitions=2")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu")] = "auto",
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16  [default: by device]")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan, run nothing")] = False,
+    format_: Format = Output.text,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make a video; it can be watched while it grows, and stopped and resumed at any moment."""
+    from longtake.apps.generate import Console, run_generate
+    from longtake.apps.settings import Request
+
+    request = Request(
+        prompt, model, method, solver, preset, frames, seconds, steps, guidance, size, fps, seed,
+        image, video, negative_prompt, tuple(set_ or ()), device, dtype,
+    )  # fmt: skip
+    run_generate(request, out, dry_run, Console(format_ is Output.json, verbose, quiet))
+
+
+@app.command()
+def resume(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="the run directory")],
+    format_: Format = Output.text,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Go on with a run that was stopped, interrupted or killed."""
+    from longtake.apps.generate import Console, run_resume
+
+    run_resume(folder, Console(format_ is Output.json, verbose, quiet))
+
+
+@app.command()
+def models(name: NameArgument = None, format_: Format = Output.text) -> None:
+    """List models, or tell about one: a name or a pipeline folder."""
+    from longtake.apps.listing import list_models
+
+    list_models(name, format_ is Output.json)
+
+
+@app.command()
+def methods(name: NameArgument = None, format_: Format = Output.text) -> None:
+    """List the methods for long video and their parameters."""
+    from longtake.apps.listing import list_methods
+
+    list_methods(name, format_ is Output.json)
+
+
+@app.command()
+def bench(
+    profile: Annotated[Profile, typer.Option(help="how thorough")] = Profile.quick, format_: Format = Output.text
+) -> None:
+    """Measure what the engine costs on top of the network."""
+    from longtake.apps.bench import run_bench
+
+    run_bench(profile is Profile.full, format_ is Output.json)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the command `longtake`."""
+    sys.exit(run(lambda: app(args=arguments, prog_name="longtake", standalone_mode=False)))
+
+
+def run(command: Callable[[], Any]) -> int:
+    """The exit code of a command; every error is told in one line on stderr."""
+    _quieten()
+    try:
+        code = command()
+        return code if isinstance(code, int) else 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        return 130
+    except click.ClickException as error:
+        return _say(2, f"{error.format_message()} (see: longtake {_command(error)}--help)")
+    except UsageError as error:
+        return _say(2, str(error))
+    except Exception as error:
+        logging.getLogger("longtake").debug("%s", traceback.format_exc())
+        return _say(1, f"failed: {type(error).__name__}: {error} (add -v for where)")
+
+
+def _command(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    return f"{context.info_name} " if context is not None and context.parent is not None else ""
+
+
+def _say(code: int, message: str) -> int:
+    print("longtake: " + " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+def _quieten() -> None:
+    # A termination request is an interruption: the file is finished and the state saved
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    logging.getLogger("longtake").addHandler(logging.NullHandler())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""The commands `methods` and `models`: the table of names, with what can be computed of each."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import Any
+
+from longtake.apps.planning import cost
+from longtake.apps.settings import Request
+from longtake.apps.tables import METHODS, Materials, Method, method
+from longtake.core.schedule import flow
+from longtake.core.solvers import Solver
+
+WINDOW, STEPS = 12, 24  # pocket's, at which reach and cost are shown
+SHAPE = (1, 2, 2)
+
+show = partial(print, flush=True)
+
+
+def list_methods(name: str | None, as_json: bool) -> None:
+    """Print all methods, or one with its parameters."""
+    rows = [method(name)] if name else list(METHODS.values())
+    found = [describe_method(row) for row in rows]
+    if as_json:
+        show(json.dumps(found, ensure_ascii=False))
+        return
+    for row, facts in zip(rows, found, strict=True):
+        length = "endless" if facts["streams"] else "one clip"
+        show(f"{row.name:<8} {row.help}" + (f" ({row.paper})" if row.paper else ""))
+        show(f"{'':<8} {length}, {facts['nfe_per_latent']:g} NFE per latent without guidance, reach {facts['reach']}")
+        for parameter in row.parameters if name else ():
+            show(f"{'':<8} --set {row.name}.{parameter.name}=  {parameter.help} ({parameter.allowed})")
+
+
+def describe_method(row: Method) -> dict[str, Any]:
+    """A method with its defaults at a window of 12: reach in latents, NFE per latent in the long run."""
+    steps = row.steps(WINDOW, STEPS, None, {})
+    rollout = row.make(Materials(SHAPE, flow(steps), Solver(), WINDOW), {})
+    if row.streams:
+        cycle = max(getattr(rollout, "cycle", 1), 1)
+        base = 2 * rollout.in_flight
+        near, far = cost(rollout, base), cost(rollout, base + 4 * cycle)
+        per_latent = (far.nfe - near.nfe) / (4 * cycle)
+    else:
+        per_latent = cost(rollout, WINDOW).nfe / WINDOW
+    return {
+        "name": row.name,
+        "aliases": list(row.aliases),
+        "help": row.help,
+        "paper": row.paper,
+        "streams": row.streams,
+        "reach": rollout.reach,
+        "nfe_per_latent": round(per_latent, 3),
+        "steps": steps,
+        "per_row_levels": row.needs_rows,
+        "parameters": {f"{row.name}.{item.name}": item.allowed for item in row.parameters},
+    }
+
+
+def list_models(name: str | None, as_json: bool) -> None:
+    """Print the models that have names, or one (a name, a folder, a hub id)."""
+    from longtake.models.load import NAMES
+
+    found = [describe_model(one) for one in ([name] if name else NAMES)]
+    if as_json:
+        show(json.dumps(found, ensure_ascii=False))
+        return
+    for facts in found:
+        show(f"{facts['name']:<12} {facts['family']:<6} {facts['status']:<14} {facts['path']}")
+        if name:
+            rest = {key: value for key, value in facts.items() if key not in ("name", "family", "status", "path")}
+            for key, value in rest.items():
+                show(f"{'':<12} {key}: {', '.join(value) if isinstance(value, list) else value}")
+    if not name:
+        show("any folder of a Wan pipeline in diffusers format, or a hub id such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers")
+
+
+def describe_model(name: str) -> dict[str, Any]:
+    """A model's row; of one that is not installed, what is known without it."""
+    from longtake.apps.lookup import look_up
+    from longtake.models.load import NAMES
+
+    if name in NAMES and not NAMES[name].is_dir():
+        return {"name": name, "family": "wan", "path": str(NAMES[name]), "status": "not installed",
+                "per_row_levels": "native", "methods": list(METHODS)}  # fmt: skip
+    facts = look_up(Request("", name))
+    able = [row.name for row in METHODS.values() if facts.per_row_levels != "no" or not row.needs_rows]
+    return {
+        "name": facts.name,
+        "family": facts.family,
+        "path": str(NAMES.get(name, facts.source)),
+        "status": "ready",
+        "per_row_levels": facts.per_row_levels,
+        "methods": able,
+        "window": facts.window,
+        "size": f"{facts.size[0]}x{facts.size[1]}",
+        "fps": facts.fps,
+        "steps": facts.steps,
+        "image_first": facts.image_first,
+    }

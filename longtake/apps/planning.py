@@ -1,0 +1,81 @@
+"""A run on paper: all decisions, the rollout, and what it will cost, with no weights loaded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from longtake.apps.lookup import advise, look_up
+from longtake.apps.settings import Request, Settings, decide, screen
+from longtake.apps.tables import Facts, Materials, method
+from longtake.core.plan import Forecast, forecast
+from longtake.core.schedule import flow
+from longtake.core.solvers import Solver
+from longtake.errors import UsageError
+
+EXACT_LATENTS = 1000  # longer plans are continued along a line
+
+
+def plan(request: Request) -> tuple[Settings, Facts, list[str]]:
+    """All decisions of a run, and a line for each that the user should know of; no weights are loaded."""
+    screen(request)
+    facts = look_up(request)
+    settings, notes = decide(request, facts)
+    if facts.vocabulary == "world":
+        notes += advise(request.prompt)
+    if settings.image and not facts.image_first:
+        raise UsageError(
+            f"{facts.name} cannot begin with a picture; use a model that can (Wan 2.2 TI2V), or --video CLIP"
+        )
+    rollout_of(settings, _dry_materials(settings, facts))  # parameters that do not fit show now
+    return settings, facts, notes
+
+
+def rollout_of(settings: Settings, materials: Materials) -> Any:
+    """The method of these settings. UsageError for parameters that cannot work."""
+    try:
+        return method(settings.method).make(materials, settings.parameters)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _dry_materials(settings: Settings, facts: Facts) -> Materials:
+    # Costs depend on the number of steps alone, not on the grid or the solver
+    shape = facts.shape((settings.width, settings.height))
+    solver = Solver(settings.solver or "euler")
+    return Materials(shape, flow(settings.steps), solver, facts.window, codec=object())
+
+
+def dry_run(settings: Settings, facts: Facts) -> tuple[Forecast, int | None]:
+    """(cost of the run, its latent frames or None if endless), without a network.
+
+    An endless run is costed over 1,000 latents.
+    """
+    rollout = rollout_of(settings, _dry_materials(settings, facts))
+    latents = None
+    if settings.frames is not None:
+        lead = 1 if settings.image else 0
+        latents = facts.num_latents(settings.frames - lead, after=bool(settings.image or settings.video))
+    context = 1 if settings.image else context_latents(settings, facts.window) if settings.video else 0
+    return cost(rollout, EXACT_LATENTS if latents is None else latents, context, 2 if facts.guided else 1), latents
+
+
+def cost(rollout: Any, latents: int, context: int = 0, factor: int = 1) -> Forecast:
+    """`forecast`, continued along a straight line beyond 1,000 latents: methods repeat themselves within that."""
+    if latents <= EXACT_LATENTS:
+        return forecast(rollout, latents, context=context, cost=factor)
+    cycle = max(getattr(rollout, "cycle", 1), 1)
+    base = EXACT_LATENTS - (EXACT_LATENTS - latents) % cycle  # as far into the cycle as `latents`
+    near, far = (forecast(rollout, n, context=context, cost=factor) for n in (base - cycle, base))
+    times = (latents - base) // cycle
+    return replace(
+        far,
+        num_latents=latents,
+        nfe=far.nfe + times * (far.nfe - near.nfe),
+        frame_nfe=far.frame_nfe + times * (far.frame_nfe - near.frame_nfe),
+    )
+
+
+def context_latents(settings: Settings, window: int) -> int:
+    """Latents of the user's clip that the method reads."""
+    return max(1, min(method(settings.method).context(window, settings.parameters), window - 1))

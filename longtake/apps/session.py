@@ -1,0 +1,221 @@
+"""From settings to a film: look a model up, load it, build the job, run it. Shared by the command line and Python."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from longtake.apps.planning import context_latents, cost, plan, rollout_of
+from longtake.apps.settings import Request, Settings
+from longtake.apps.tables import Materials
+from longtake.core.check import check
+from longtake.core.engine import Engine
+from longtake.core.rollout import Timeline
+from longtake.core.solvers import Solver
+from longtake.errors import UsageError
+from longtake.output import checkpoint
+from longtake.output.directory import RunDir, make_directory, plan_directory
+from longtake.output.job import Job, Progress, film
+from longtake.output.run import Runner
+from longtake.output.video import Format, last_frames
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `generate` and `resume` print under --format json. seconds is wall time."""
+
+    run: str
+    video: str
+    frames: int
+    fps: float
+    width: int
+    height: int
+    latent_frames: int
+    nfe: int
+    seconds: float
+    seed: int
+    model: str
+    method: str
+    search: str
+
+
+@dataclass(frozen=True, eq=False)
+class Session:
+    """Settings with the model loaded and the job built. `comment` goes into the video's metadata."""
+
+    settings: Settings
+    job: Job
+    model: Any
+    notes: list[str]
+
+    @property
+    def comment(self) -> str:
+        """The settings as JSON, without the paths of this machine."""
+        hidden = ("image", "video", "device", "model")
+        content = {key: value for key, value in self.settings.to_json().items() if key not in hidden}
+        return json.dumps({"longtake": content}, ensure_ascii=False)
+
+
+def start(request: Request) -> Session:
+    """A new run, ready to go: everything checked, the model loaded."""
+    settings, _, notes = plan(request)
+    live = None if isinstance(request.model, (str, Path)) else request.model
+    session = build(settings, live, fresh=True)
+    return replace(session, notes=[*notes, *session.notes])
+
+
+def build(settings: Settings, live: Any = None, fresh: bool = False) -> Session:
+    """Load the model and make the job. `fresh`: a new run, so that its picture or clip is read."""
+    from longtake.models.load import load
+
+    model = load(
+        live if live is not None else settings.model,
+        (settings.width, settings.height),
+        settings.steps,
+        settings.guidance,
+        settings.solver,
+        settings.negative_prompt,
+        settings.device,
+        settings.dtype,
+    )
+    can, device = model.denoiser.can, model.denoiser.device
+    materials = Materials(can.latent_shape, model.denoiser.schedule, Solver(model.solver), can.window, model.codec)
+    rollout = rollout_of(settings, materials)
+    try:
+        notes = [f"device {device}, {model.dtype}", *check(rollout, model.denoiser)]
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    batch = settings.batch or (8 if device.type == "cuda" else 1)
+    if settings.model_hash not in (None, model.weights_hash):
+        notes.append("the weights differ from those that the run began with; its frames will not be bit-exact")
+    settings = replace(
+        settings,
+        solver=model.solver,
+        guidance=model.guidance,
+        device=str(device),
+        dtype=model.dtype,
+        batch=batch,
+        model_name=model.name,
+        family=model.family,
+        license=model.license,
+        model_hash=model.weights_hash,
+    )
+    model.prepare([settings.prompt], release=live is None)
+    context = _context(settings, model) if fresh else ()
+    return Session(settings, _job(settings, model, rollout, context), model, notes)
+
+
+def _job(settings: Settings, model: Any, rollout: Any, context: tuple[Tensor, ...]) -> Job:
+    can, latents, expected = model.denoiser.can, None, None
+    engine = Engine(model.denoiser, settings.batch or 1)
+    if settings.frames is not None:
+        if settings.image or settings.video:
+            latents = -(-(settings.frames - bool(settings.image)) // can.temporal_compression)
+        else:
+            latents = can.num_latents(settings.frames)
+        expected = cost(rollout, latents, len(context), model.denoiser.cost).nfe
+    form = Format(settings.width, settings.height, settings.rate)
+    timeline = Timeline.of(settings.prompt)
+    return Job(rollout, engine, model.codec, timeline, settings.seed, form, settings.frames, latents, context,
+               bool(settings.image), expected)  # fmt: skip
+
+
+def _context(settings: Settings, model: Any) -> tuple[Tensor, ...]:
+    size = settings.width, settings.height
+    if settings.image:
+        try:
+            with Image.open(settings.image) as picture:
+                latents = model.codec.encode_image(picture, size)
+        except (UnidentifiedImageError, OSError) as error:
+            raise UsageError(f"--image {settings.image} is not a picture that can be read") from error
+    elif settings.video:
+        many = 4 * context_latents(settings, model.window) - 3
+        frames = last_frames(settings.video, many, settings.rate)
+        frames = frames[(len(frames) - 1) % 4 :]  # 4k + 1 frames make k + 1 latents
+        fitted = [np.asarray(ImageOps.fit(Image.fromarray(frame.numpy()), size)) for frame in frames]
+        latents = model.codec.encode(torch.from_numpy(np.stack(fitted)))
+    else:
+        return ()
+    return tuple(latent.clone() for latent in latents)
+
+
+def begin(session: Session, out: str | Path | None, root: str | Path = "runs") -> RunDir:
+    """Make the run directory and write run.json."""
+    path = plan_directory(out, session.settings.prompt, session.settings.seed, root)
+    folder = make_directory(path, fixed=out is not None)
+    folder.describe(session.settings.to_json())
+    return folder
+
+
+@contextlib.contextmanager
+def running(session: Session, folder: RunDir) -> Iterator[tuple[Runner, Iterator[Progress]]]:
+    """A runner in its locked folder and its progress; left early, it saves everything and can be resumed."""
+    with folder.locked():
+        runner = Runner(session.job, folder, session.comment)
+        with contextlib.closing(runner.run()) as progress:  # type: ignore[type-var]
+            yield runner, progress
+
+
+def result(settings: Settings, folder: RunDir, runner: Runner | None = None) -> Result:
+    """The result of a run that has ended or was interrupted."""
+    at: dict[str, Any] = folder.finished or {}
+    if not at and runner is not None and runner.position is not None:
+        at = {name: getattr(runner.position, name) for name in ("frames", "latents", "nfe", "seconds")}
+    return Result(
+        run=str(folder.path),
+        video=str(folder.video),
+        frames=at.get("frames", 0),
+        fps=float(settings.rate),
+        width=settings.width,
+        height=settings.height,
+        latent_frames=at.get("latents", 0),
+        nfe=at.get("nfe", 0),
+        seconds=round(at.get("seconds", 0.0), 3),
+        seed=settings.seed,
+        model=settings.model_name or settings.model,
+        method=settings.method,
+        search=settings.search,
+    )
+
+
+def reopen(folder: RunDir) -> tuple[Settings, bool]:
+    """(settings of a run, whether it is finished). UsageError if it is no run."""
+    settings = Settings.from_json(folder.settings())
+    return settings, folder.finished is not None
+
+
+def begun(folder: RunDir) -> bool:
+    """Whether a run has a checkpoint; from then on its picture or clip is not needed."""
+    return checkpoint.exists(folder.path)
+
+
+def generate(prompt: str, out: str | Path | None = None, **options: Any) -> Result:
+    """Make a video in a run directory; options as in `Request`. What the command `longtake generate` does, silently."""
+    plan_directory(out, prompt, 0)  # a folder that is taken shows before the model is loaded
+    session = start(Request(prompt, **options))
+    folder = begin(session, out)
+    with running(session, folder) as (runner, progress):
+        for _ in progress:
+            pass
+    return result(session.settings, folder, runner)
+
+
+def stream(prompt: str, **options: Any) -> Iterator[Tensor]:
+    """Frames as they come, each (T, H, W, 3) uint8; nothing is written. Without a length it is endless."""
+    if options.get("frames") is None and options.get("seconds") is None:
+        options["seconds"] = "inf"
+    yield from film(start(Request(prompt, **options)).job)
+
+
+def as_json(value: Any) -> str:
+    """A dataclass as one line of JSON."""
+    return json.dumps(asdict(value), ensure_ascii=False)

@@ -1,0 +1,90 @@
+"""The engine answers steps: batching, equal calls made once, counting. It lives here and nowhere else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from longtake.core.model import Denoiser
+from longtake.core.step import Call, Step
+
+T = TypeVar("T")
+
+
+@dataclass
+class Meter:
+    """What a run has cost so far.
+
+    nfe        network evaluations of one window; a guidance pair counts 2
+    frame_nfe  nfe times the rows of each window, the unit in which methods are compared
+    forwards   batches sent to the denoiser
+    seconds    spent inside the denoiser
+    """
+
+    nfe: int = 0
+    frame_nfe: int = 0
+    forwards: int = 0
+    seconds: float = 0.0
+
+
+class Engine:
+    """Drives steps with one denoiser. `batch` is the largest number of windows in one forward.
+
+    Results can differ in the last bits between batch sizes, so a run records its own.
+    """
+
+    def __init__(self, denoiser: Denoiser, batch: int = 1) -> None:
+        if batch < 1:
+            raise ValueError(f"batch must be at least 1, got {batch}")
+        self.denoiser = denoiser
+        self.batch = batch
+        self.meter = Meter()
+
+    def drive(self, step: Step[T], dead: Collection[int] = ()) -> T:
+        """Run a step to its value.
+
+        `dead` numbers calls, counted from 0 over the whole step, whose results nothing emitted will ever read:
+        they are answered without the network (core/plan computes them).
+        """
+        reply: Any = None
+        asked = 0
+        while True:
+            try:
+                calls = step.send(reply)
+            except StopIteration as stop:
+                return stop.value
+            reply = self.answer(calls, {number - asked for number in dead})
+            asked += len(calls)
+
+    def answer(self, calls: Sequence[Call], dead: Collection[int] = ()) -> list[Tensor]:
+        """x0 of each call, (F, C, H, W); equal calls are evaluated once, the rest in batches of one window length."""
+        results: dict[tuple[Any, ...], Tensor] = {}
+        waiting: dict[int, list[Call]] = {}
+        known: set[tuple[Any, ...]] = set()
+        for number, call in enumerate(calls):
+            if number not in dead and call.key not in known:
+                known.add(call.key)
+                waiting.setdefault(len(call.x), []).append(call)
+        for group in waiting.values():
+            for start in range(0, len(group), self.batch):
+                part = group[start : start + self.batch]
+                results.update(zip([call.key for call in part], self._forward(part), strict=True))
+        return [results[call.key] if call.key in results else torch.stack(call.x) for call in calls]
+
+    def _forward(self, calls: Sequence[Call]) -> list[Tensor]:
+        device = self.denoiser.device
+        x = torch.stack([torch.stack([row.to(device) for row in call.x]) for call in calls])
+        levels = torch.tensor([call.levels for call in calls])
+        began = time.perf_counter()
+        with torch.inference_mode():
+            x0 = self.denoiser(x, levels, [call.cond for call in calls])
+        self.meter.seconds += time.perf_counter() - began
+        self.meter.forwards += 1
+        self.meter.nfe += len(calls) * self.denoiser.cost
+        self.meter.frame_nfe += levels.numel() * self.denoiser.cost
+        return [part.clone() for part in x0]

@@ -1,0 +1,78 @@
+"""What the core asks of a model: an x0 denoiser with one level per row, and a streaming codec."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from longtake.core.schedule import NoiseSchedule
+
+Cond = str
+"""What a window is conditioned on: the prompt, as text. Embeddings belong to the denoiser's cache, not to states."""
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a model can do, read by `check()` before any weights run.
+
+    window                native number of latent frames in one call
+    per_row_levels        how one level per row gets in: native, a hook, our own forward, or not at all
+    image_first           the first row may be a clean image latent at level 0
+    latent_shape          (C, H, W) of one latent frame
+    temporal_compression  pixel frames of every latent after the first, which decodes to one if `first_is_image`
+    """
+
+    window: int
+    latent_shape: tuple[int, int, int]
+    per_row_levels: Literal["native", "hook", "own", "no"] = "native"
+    image_first: bool = False
+    exact_streaming: bool = True
+    temporal_compression: int = 4
+    first_is_image: bool = True
+
+    def num_latents(self, num_frames: int) -> int:
+        """Latent frames that cover `num_frames` pixel frames."""
+        lead = 1 if self.first_is_image else 0
+        return lead + -(-max(num_frames - lead, 0) // self.temporal_compression)
+
+    def num_frames(self, num_latents: int) -> int:
+        """Pixel frames that `num_latents` latent frames decode to."""
+        if not self.first_is_image or num_latents == 0:
+            return num_latents * self.temporal_compression
+        return 1 + (num_latents - 1) * self.temporal_compression
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """A network bound to schedule and guidance. Returns the estimate of the clean latents, whatever it predicts inside.
+
+    `cost` is the number of network evaluations of one window: 2 with classifier-free guidance, else 1.
+    """
+
+    schedule: NoiseSchedule
+    can: Capabilities
+    cost: int
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def __call__(
+        self, x: Float[Tensor, "B F C H W"], levels: Int[Tensor, "B F"], cond: Sequence[Cond]
+    ) -> Float[Tensor, "B F C H W"]: ...
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """A video autoencoder that decodes latent by latent. The cache is a value: explicit, serialisable, None at the start.
+
+    Frames are uint8 (F, H, W, 3). Decoding piece by piece equals decoding the whole.
+    """
+
+    def decode(self, z: Float[Tensor, "F C H W"], cache: Any = None) -> tuple[UInt8[Tensor, "T H W 3"], Any]: ...
+
+    def encode(self, frames: UInt8[Tensor, "T H W 3"]) -> Float[Tensor, "F C H W"]: ...

@@ -1,0 +1,95 @@
+"""The only effect of a method: a step yields the network calls it needs and is sent their x0, in the same order.
+
+Rollouts and searches are written as generators, so they know nothing of batching, devices or counting; the engine
+(core/engine) answers. Candidates run in lockstep through `all_of`, which merges their calls into shared batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from longtake.core.model import Cond
+from longtake.core.rows import Queue, advance
+from longtake.core.schedule import NoiseSchedule
+from longtake.core.solvers import Solver
+from longtake.core.window import Window
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One window of one branch. `x` holds a (C, H, W) tensor a row; `window` says what is read and committed."""
+
+    x: tuple[Tensor, ...]
+    levels: tuple[int, ...]
+    cond: Cond
+    window: Window
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Equal for equal work: the same tensors (by identity), levels and prompt."""
+        return (tuple(id(x) for x in self.x), self.levels, self.cond)
+
+
+Step = Generator[list[Call], list[Tensor], T]
+"""Yields lists of calls; is sent one x0 tensor (F, C, H, W) a call; returns its value."""
+
+Task = tuple[Callable[..., "Step[Any]"], tuple[Any, ...]]
+"""A step not yet begun: a bound method and its arguments, so that it can also run elsewhere."""
+
+CondAt = Callable[[Sequence[int]], Cond]
+"""The prompt of a window, from the indices of the rows that it commits."""
+
+
+def denoise(
+    queue: Queue, windows: Sequence[Window], solver: Solver, schedule: NoiseSchedule, cond_at: CondAt
+) -> Step[Queue]:
+    """One Jacobi sweep: every window reads the queue as it was before the sweep; one yield for all of them."""
+    x0s = yield [call_of(queue, window, cond_at(window.write)) for window in windows]
+    rows, estimates, tos = [], [], []
+    for window, x0 in zip(windows, x0s, strict=True):
+        place = {index: position for position, index in enumerate(window.read)}
+        for index in window.write:
+            row = queue.at(index)
+            rows.append(row)
+            estimates.append(x0[place[index]])
+            tos.append(row.level - 1 if window.to < 0 else window.to)
+    if not rows:
+        return queue
+    return queue.replaced(advance(rows, estimates, tos, solver, schedule))
+
+
+def call_of(queue: Queue, window: Window, cond: Cond) -> Call:
+    """The network call that evaluates `window` on `queue`."""
+    rows = [queue.at(index) for index in window.read]
+    return Call(tuple(row.x for row in rows), tuple(row.level for row in rows), cond, window)
+
+
+def all_of(tasks: Sequence[Task]) -> Step[list[Any]]:
+    """Run tasks in lockstep and merge the calls they yield; the values equal those of running them one by one."""
+    steps = [function(*arguments) for function, arguments in tasks]
+    values: list[Any] = [None] * len(steps)
+    replies: dict[int, list[Tensor] | None] = dict.fromkeys(range(len(steps)))
+    while replies:
+        asked: dict[int, list[Call]] = {}
+        for number, reply in replies.items():
+            try:
+                asked[number] = steps[number].send(reply)  # type: ignore[arg-type]
+            except StopIteration as stop:
+                values[number] = stop.value
+        if not asked:
+            break
+        answers = iter((yield [call for calls in asked.values() for call in calls]))
+        replies = {number: [next(answers) for _ in calls] for number, calls in asked.items()}
+    return values
+
+
+def nothing(value: T) -> Step[T]:
+    """A step that needs no network."""
+    return value
+    yield []

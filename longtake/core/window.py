@@ -1,0 +1,84 @@
+"""Window planning: which rows a network call reads and which of them it commits. Integers only, no torch.
+
+Every reference implementation has its bugs here, so this is one function with laws of its own: the writes of a
+sweep tile their range exactly once, each write lies inside its read, and no two windows read the same rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil, floor
+from typing import Literal
+
+Side = Literal["before", "after"]
+
+
+@dataclass(frozen=True)
+class Window:
+    """Absolute indices of the rows read (anchors are read and not written) and of those written.
+
+    `to` is the level that written rows move to; -1 means one down.
+    """
+
+    read: tuple[int, ...]
+    write: tuple[int, ...]
+    to: int = -1
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How a range of rows is cut into windows.
+
+    size     rows that one window reads, anchors included
+    stride   rows that it writes; a fraction such as 17/2 alternates between 8 and 9 (odd windows, METHODS.md 1.7 G8)
+    side     "before" reads cleaner rows and writes the noisier end (FIFO); "after" the reverse (MIGA)
+    """
+
+    size: int
+    stride: int | Fraction
+    side: Side = "before"
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or not 0 < self.stride <= self.size:
+            raise ValueError(f"stride must be in 1..{max(self.size, 1)} (the window), got {self.stride}")
+        if self.side not in ("before", "after"):
+            raise ValueError(f"side must be 'before' or 'after', got {self.side!r}")
+
+
+def sweep(
+    rows: range, grid: Grid, offset: int = 0, limits: range | None = None, anchors: Sequence[int] = ()
+) -> list[Window]:
+    """Windows that write each of `rows` once and read up to `grid.size` rows of `limits`, first to last.
+
+    Blocks lie on the absolute grid offset + i * stride. `limits` are the rows that may be read (default: `rows`); at
+    its ends a window slides inwards and keeps its size. `anchors` are rows outside the window that all read, in front.
+    """
+    limits = limits or rows
+    size = grid.size - len(anchors)
+    if size < grid.stride:
+        raise ValueError(
+            f"{len(anchors)} anchors leave {size} of {grid.size} rows, fewer than the stride {grid.stride}"
+        )
+    merged: dict[tuple[int, ...], list[int]] = {}
+    for block in _blocks(rows, grid.stride, offset):
+        first = block.stop - size if grid.side == "before" else block.start
+        first = max(min(first, limits.stop - size), limits.start)
+        read = range(first, min(first + size, limits.stop))
+        outside = tuple(anchor for anchor in anchors if anchor not in read)
+        merged.setdefault((*outside, *read), []).extend(block)
+    return [Window(read, tuple(write)) for read, write in merged.items()]
+
+
+def _blocks(rows: range, stride: int | Fraction, offset: int) -> list[range]:
+    # The grid cells that meet `rows`, cut to it. Exact fractions: cell i starts at ceil(offset + i * stride).
+    cell = floor(Fraction(rows.start - offset) / stride)
+    blocks = []
+    while (start := ceil(offset + cell * Fraction(stride))) < rows.stop:
+        stop = ceil(offset + (cell + 1) * Fraction(stride))
+        cut = range(max(start, rows.start), min(stop, rows.stop))
+        if cut:
+            blocks.append(cut)
+        cell += 1
+    return blocks

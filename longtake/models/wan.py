@@ -1,0 +1,171 @@
+"""Wan 2.1 and 2.2 text-to-video as an x0 denoiser with one noise level a row.
+
+Wan's transformer takes one timestep a token. It would embed every token; here each row is embedded once and the
+result handed to its tokens, by a hook that exists only while a call runs, so a live pipeline stays as it is.
+Positions start at 0 in every window, as stock. Guidance runs as one batch, where the stock pipeline runs two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import diffusers
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from longtake.core.model import Capabilities, Cond
+from longtake.core.schedule import NoiseSchedule
+from longtake.errors import UsageError
+from longtake.models.wan_text import PromptEncoder
+
+
+class WanDenoiser:
+    """A Wan transformer bound to a schedule, prompts and guidance; implements `core.model.Denoiser`.
+
+    guidance         scale of classifier-free guidance; at most 1 runs the network once a window instead of twice
+    negative_prompt  what guidance steers away from
+
+    Latents are float32 throughout; the transformer runs in its own dtype. A row at level 0 is told time 0 and comes
+    back unchanged, as clean context does in the stock image-to-video pipeline of Wan 2.2 (`expand_timesteps`).
+    """
+
+    def __init__(
+        self,
+        transformer: nn.Module,
+        text: PromptEncoder,
+        schedule: NoiseSchedule,
+        can: Capabilities,
+        guidance: float = 5.0,
+        negative_prompt: str = "",
+    ) -> None:
+        self.transformer = transformer
+        self.text = text
+        self.schedule = schedule
+        self.can = can
+        self.guidance = guidance
+        self.negative_prompt = negative_prompt
+        self.cost = 2 if guidance > 1 else 1
+        self._times = torch.tensor(schedule.times)
+        self._sigmas = torch.tensor(schedule.sigmas)
+        self._last: tuple[tuple[str, ...], Tensor] | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the transformer's weights are."""
+        return self.transformer.patch_embedding.weight.device
+
+    def prepare(self, prompts: Iterable[Cond]) -> None:
+        """Encode these prompts, and the negative one if guidance needs it."""
+        self.text.prepare([*prompts, *([self.negative_prompt] if self.cost == 2 else [])])
+
+    def release_text_encoder(self) -> None:
+        """Free the text encoder. See `PromptEncoder` for what a later prompt does."""
+        self.text.release()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def __call__(
+        self, x: Float[Tensor, "B F C H W"], levels: Int[Tensor, "B F"], cond: Sequence[Cond]
+    ) -> Float[Tensor, "B F C H W"]:
+        """The clean latents that the network expects: x - sigma * v, each row with its own level."""
+        if len(cond) != len(x):
+            raise ValueError(f"one prompt a window: got {len(cond)} prompts for {len(x)} windows")
+        levels = levels.cpu()
+        inputs, times = x.to(self.device, self.transformer.dtype), self._times[levels]
+        if self.cost == 2:
+            inputs, times = torch.cat([inputs, inputs]), torch.cat([times, times])
+        flow = forward_rows(self.transformer, inputs, times, self._embeddings(tuple(cond))).float()
+        if self.cost == 2:
+            wanted, unwanted = flow.chunk(2)
+            flow = unwanted + self.guidance * (wanted - unwanted)
+        sigmas = self._sigmas[levels].to(x.device)
+        return x - sigmas[:, :, None, None, None] * flow.to(x.device)
+
+    def _embeddings(self, cond: tuple[str, ...]) -> Float[Tensor, "N L D"]:
+        # the windows of a run share few prompts: keep the last batch on the device
+        if self._last is None or self._last[0] != cond:
+            texts = [*cond, *([self.negative_prompt] * len(cond) if self.cost == 2 else [])]
+            stacked = torch.stack([self.text(text) for text in texts])
+            self._last = cond, stacked.to(self.device, self.transformer.dtype)
+        return self._last[1]
+
+
+def forward_rows(
+    transformer: nn.Module,
+    x: Float[Tensor, "B F C H W"],
+    times: Float[Tensor, "B F"],
+    text: Float[Tensor, "B L D"],
+    merge: bool = True,
+) -> Float[Tensor, "B F C H W"]:
+    """The flow that the stock transformer predicts when each row has its own time.
+
+    `merge`: windows whose rows all share one time embed it once and broadcast it, with nothing a token in memory.
+    """
+    num_rows, height, width = x.shape[1], x.shape[3], x.shape[4]
+    _, patch_height, patch_width = transformer.config.patch_size
+    tokens = (height // patch_height) * (width // patch_width)
+    if merge and bool((times == times[:, :1]).all()):
+        times, tokens, num_rows = times[:, :1], 1, 1
+    with _rows_embedded(transformer, num_rows, tokens):
+        out = transformer(
+            hidden_states=x.transpose(1, 2), timestep=times.to(x.device), encoder_hidden_states=text, return_dict=False
+        )[0]
+    return out.transpose(1, 2)
+
+
+@contextmanager
+def _rows_embedded(transformer: nn.Module, num_rows: int, tokens: int) -> Iterator[None]:
+    """While open, time embeddings of `num_rows` rows leave the embedder repeated for the `tokens` tokens of each."""
+
+    def repeat(module: nn.Module, args: Any, output: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        embedded, modulation, *rest = output
+        if embedded.shape[1] != num_rows:
+            raise RuntimeError(f"embedded {embedded.shape[1]} times for {num_rows} rows")
+        return embedded.repeat_interleave(tokens, 1), modulation.repeat_interleave(tokens, 1), *rest
+
+    if tokens == 1:
+        yield
+        return
+    handle = transformer.condition_embedder.register_forward_hook(repeat)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@torch.no_grad()
+def self_check(transformer: nn.Module) -> None:
+    """Hold `forward_rows` against the stock forward on two small latents; UsageError if they disagree.
+
+    The hook leans on the inside of diffusers, so this runs at every load: equal rows = one scalar timestep, unequal
+    rows = one timestep a token.
+    """
+    config, device, dtype = transformer.config, transformer.patch_embedding.weight.device, transformer.dtype
+    draw = torch.Generator().manual_seed(0)
+    height, width = (2 * patch for patch in config.patch_size[1:])
+    x = torch.randn(1, 2, config.in_channels, height, width, generator=draw).to(device, dtype)
+    text = torch.randn(1, 4, config.text_dim, generator=draw).to(device, dtype)
+    equal, mixed = torch.tensor([[500.0, 500.0]]), torch.tensor([[40.0, 800.0]])
+
+    def stock(timestep: Tensor) -> Tensor:
+        out = transformer(x.transpose(1, 2), timestep.to(device), text, return_dict=False)[0]
+        return out.transpose(1, 2).float()
+
+    try:
+        pairs = [
+            (forward_rows(transformer, x, equal, text, merge=merge).float(), stock(equal[:, 0]))
+            for merge in (True, False)
+        ]
+        pairs.append((forward_rows(transformer, x, mixed, text).float(), stock(mixed.repeat_interleave(4, 1))))
+        error = max(float((ours - theirs).norm() / theirs.norm()) for ours, theirs in pairs)
+    except (RuntimeError, TypeError, ValueError, AttributeError) as problem:
+        raise UsageError(f"levels by row do not work with diffusers {diffusers.__version__}: {problem}") from problem
+    limit = 1e-4 if dtype == torch.float32 else 3e-2
+    if not error <= limit:
+        raise UsageError(
+            f"levels by row do not work with diffusers {diffusers.__version__}: they differ from the stock forward by "
+            f"{error:.1e} (allowed {limit:.0e}); install diffusers 0.42"
+        )

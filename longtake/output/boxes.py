@@ -1,0 +1,86 @@
+"""The few boxes of an MP4 file (ISO 14496-12) that have to be read or changed to append one fragment to another's file.
+
+An MP4 is a list of boxes, each a 4-byte length, a 4-byte name and its content, which may be boxes again.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+HEADER = 8
+
+
+def boxes(data: bytes, start: int = 0, stop: int | None = None) -> Iterator[tuple[bytes, int, int]]:
+    """(name, start of content, stop) of each box in data[start:stop]."""
+    stop = len(data) if stop is None else stop
+    while start + HEADER <= stop:
+        length, name = struct.unpack_from(">I4s", data, start)
+        if length < HEADER:
+            raise ValueError(f"box {name!r} has length {length}")
+        yield name, start + HEADER, start + length
+        start += length
+
+
+def split(data: bytes) -> tuple[bytes, bytes]:
+    """A fragmented MP4 as (ftyp + moov, moof + mdat); anything else in it is dropped."""
+    parts = {name: data[start - HEADER : stop] for name, start, stop in boxes(data)}
+    return parts[b"ftyp"] + parts[b"moov"], parts[b"moof"] + parts[b"mdat"]
+
+
+def placed(fragment: bytes, number: int, first: int) -> bytes:
+    """The fragment as the `number`-th of its file (from 1), its first frame being frame `first` (from 0)."""
+    data = bytearray(fragment)
+    sequence = _find(fragment, (b"moof", b"mfhd"))
+    struct.pack_into(">I", data, sequence + 4, number)
+    time = _find(fragment, (b"moof", b"traf", b"tfdt"))
+    if data[time] != 1:
+        raise ValueError("expected 64-bit decode times in a fragment")
+    struct.pack_into(">Q", data, time + 4, first * _frame_ticks(fragment))
+    return bytes(data)
+
+
+def _frame_ticks(fragment: bytes) -> int:
+    # tfhd: version and flags, track, then the optional fields that the flags announce, in this order
+    place = _find(fragment, (b"moof", b"traf", b"tfhd"))
+    flags = int.from_bytes(fragment[place + 1 : place + 4], "big")
+    if not flags & 0x8:
+        raise ValueError("expected a default frame duration in a fragment")
+    skip = (8 if flags & 0x1 else 0) + (4 if flags & 0x2 else 0)
+    return int.from_bytes(fragment[place + 8 + skip : place + 12 + skip], "big")
+
+
+def _find(data: bytes, path: tuple[bytes, ...], start: int = 0, stop: int | None = None) -> int:
+    # Start of the content of the box at the end of `path`
+    for name, inside, end in boxes(data, start, stop):
+        if name == path[0]:
+            return inside if len(path) == 1 else _find(data, path[1:], inside, end)
+    raise ValueError(f"no box {path[0]!r} in a fragment")
+
+
+class WholeBoxes(io.FileIO):
+    """An MP4 file up to the end of its last whole box, for reading."""
+
+    def __init__(self, path: Path | str) -> None:
+        super().__init__(path, "rb")
+        length = os.fstat(self.fileno()).st_size
+        self.size = 0
+        while len(header := super().read(HEADER)) == HEADER:
+            step, name = struct.unpack(">I4s", header)
+            if step < HEADER or self.size + step > length or not name.isalnum():
+                break
+            self.size += step
+            super().seek(self.size)
+        super().seek(0)
+
+    def read(self, size: int = -1) -> bytes:
+        """At most `size` bytes, none behind the last whole box."""
+        left = max(self.size - self.tell(), 0)
+        return super().read(left if size < 0 else min(size, left))
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """As a file of `size` bytes would."""
+        return super().seek(self.size + offset) if whence == os.SEEK_END else super().seek(offset, whence)

@@ -1,0 +1,165 @@
+"""The run directory: which files it has, who may write there, and what `run.json` says.
+
+run.json             all settings, versions, model hash, seed, batch, device, dtype
+video.mp4            playable at any moment
+state.*              the latest checkpoint
+open.*               the last state that skipped no call: an `extend` goes on from there (only after exact ending)
+trace.jsonl          one line per non-empty emission
+FINISHED             written last: frames and their SHA-256
+.lock                held while a process writes here
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import re
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from longtake.errors import UsageError
+from longtake.output.checkpoint import write_atomic
+
+FORMAT = 1
+"""Version of run.json and trace.jsonl."""
+
+PACKAGES = ("longtake", "torch", "diffusers", "transformers", "av", "numpy")
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The paths of one run."""
+
+    path: Path
+
+    @property
+    def video(self) -> Path:
+        """The film so far."""
+        return self.path / "video.mp4"
+
+    @property
+    def trace(self) -> Path:
+        """One JSON line per non-empty emission."""
+        return self.path / "trace.jsonl"
+
+    @property
+    def manifest(self) -> Path:
+        """All settings."""
+        return self.path / "run.json"
+
+    @property
+    def end(self) -> Path:
+        """Present once the run is complete."""
+        return self.path / "FINISHED"
+
+    @property
+    def finished(self) -> dict[str, Any] | None:
+        """What FINISHED says, or None."""
+        if not self.end.exists():
+            return None
+        return read_json(self.end)
+
+    def settings(self) -> dict[str, Any]:
+        """The content of run.json. UsageError if this is no run or one of another format."""
+        if not self.manifest.is_file():
+            raise UsageError(
+                f"{self.path} is not a run directory: it has no run.json; give the folder that generate printed"
+            )
+        content = read_json(self.manifest)
+        if content.get("format") != FORMAT:
+            raise UsageError(
+                f"{self.manifest} has format {content.get('format')!r}, this longtake reads {FORMAT}; "
+                f"use longtake {content.get('versions', {}).get('longtake', 'of that version')}"
+            )
+        return content
+
+    def describe(self, settings: dict[str, Any]) -> None:
+        """Write run.json."""
+        content = {"format": FORMAT, **settings, "versions": versions(), "platform": platform.platform()}
+        write_atomic(self.manifest, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run; UsageError if another process does. The lock goes with the process, also after kill -9."""
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UsageError(f"{self.path} is in use by another longtake; wait for it or stop it") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. UsageError if it holds anything else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read as JSON; it was cut off or changed") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} holds no JSON object")
+    return content
+
+
+def plan_directory(out: str | Path | None, prompt: str, seed: int, root: str | Path = "runs") -> Path:
+    """Where a new run goes, nothing made yet: `out`, or `runs/<slug>-<seed>`, `-2`, `-3` if taken.
+
+    UsageError for an `out` that is taken: runs are never overwritten.
+    """
+    if out is None:
+        base, number = Path(root) / f"{slug(prompt)}-{seed}", 1
+        while (path := base if number == 1 else base.with_name(f"{base.name}-{number}")).exists():
+            number += 1
+        return path
+    path = Path(out)
+    if path.is_file():
+        raise UsageError(f"--out {path} is a file; give a folder that is new or empty")
+    if (path / "run.json").exists():
+        raise UsageError(f"--out {path} holds a run already; continue it with: longtake resume {path}")
+    if path.exists() and any(path.iterdir()):
+        raise UsageError(
+            f"--out {path} is not empty; give a new folder (a run that is there continues with: longtake resume {path})"
+        )
+    return path
+
+
+def make_directory(path: Path, fixed: bool) -> RunDir:
+    """Make the folder. Unless its name is `fixed` by the user, one that was taken meanwhile makes way for the next."""
+    number, chosen = 1, path
+    while True:
+        try:
+            chosen.mkdir(parents=True, exist_ok=fixed)
+            return RunDir(chosen)
+        except FileExistsError:
+            number += 1
+            chosen = path.with_name(f"{path.name}-{number}")
+        except OSError as error:
+            raise UsageError(f"cannot make the folder {chosen}: {error.strerror}; choose another with --out") from error
+
+
+def slug(prompt: str, length: int = 40) -> str:
+    """A prompt as the name of a folder: ASCII letters, digits and single dashes, at most `length` of them."""
+    ascii_only = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode().lower()
+    words = re.sub(r"[^a-z0-9]+", "-", ascii_only).strip("-")
+    return words[:length].rstrip("-") or "video"
+
+
+def versions() -> dict[str, str]:
+    """The versions on which bit-equality depends."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            if package == "longtake":
+                found[package] = "0+unknown"
+    return found

@@ -1,0 +1,241 @@
+"""A run: the engine loop's emissions decoded, filmed, traced and checkpointed, so that it can be stopped at any moment.
+
+Everything that the rest of a run depends on is one frozen value, `Position`. A run that was interrupted or killed goes
+on from the last one saved and makes the same frames as one that was not.
+
+The end. The last emission is checkpointed before it is decoded (`Position.held`) and only then shown up to the last
+frame asked for. So frames and latents past the end are in the state, not in the film, and a longer run decodes them
+from there. Where the exact ending skips calls, the state before the first skip is kept too, under the name `open`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from longtake.core.rollout import Emission
+from longtake.core.stream import stream
+from longtake.output import checkpoint
+from longtake.output.directory import RunDir
+from longtake.output.job import Job, Position, Progress, chain, decoded
+from longtake.output.trace import Trace
+from longtake.output.video import VideoWriter
+
+log = logging.getLogger("longtake")
+
+SAVE_SECONDS = 10.0
+SAVE_SHARE = 0.05  # of the time may go into checkpoints: big states are saved less often
+
+
+class Runner:
+    """Makes the film of `job` in `folder`, from its checkpoint if it has one.
+
+    The folder has to be locked by the caller for as long as the runner is used. `clock` (seconds) is for tests.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        folder: RunDir,
+        comment: str | None = None,
+        save_seconds: float = SAVE_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.job, self.folder, self.clock, self.save_seconds = job, folder, clock, save_seconds
+        self.position = resumable(job, folder)
+        start = self.position or Position(None)
+        self.writer = VideoWriter(folder.video, job.form, start.tail, comment)
+        self.trace = Trace(folder.trace, start.trace_bytes)
+        self._started, self._start_nfe = clock(), start.nfe
+        self._mark, self._saved, self._save_cost = self._started, self._started, 0.0
+        self._differs = False
+
+    def run(self) -> Iterator[Progress]:
+        """Work until the film is complete, yielding after every tick. However it ends, what was made is saved."""
+        if self.folder.finished is not None:
+            return
+        try:
+            yield from self._play()
+        finally:
+            if self.position is not None and self.folder.finished is None:
+                self.save()
+
+    def save(self) -> None:
+        """Checkpoint, then show the frames that wait for a whole segment."""
+        began = self.clock()
+        self.trace.sync()
+        checkpoint.save(self.position, self.folder.path)
+        self.writer.flush()
+        self._saved = self.clock()
+        self._save_cost = self._saved - began
+
+    def _play(self) -> Iterator[Progress]:
+        job, position = self.job, self.position
+        if position is None:
+            position, new = self._open()
+            yield self._progress(position, new)
+        elif position.held is not None:  # the end was near; by now a longer film may be wanted
+            if self._is_last(position.held):
+                yield self._end(position, position.held)
+                return
+            position, new = self._show(position, position.held)
+            yield self._progress(position, new)
+        self.position = position
+        if job.num_frames is not None and position.frames >= job.num_frames:
+            self._finish(position)
+            return
+        with closing(stream(job.rollout, job.engine, position.state, job.num_latents)) as ticks:  # type: ignore[type-var]
+            for state, emission in ticks:
+                position = self._booked(position, state, emission)
+                if self._is_last(emission):
+                    yield self._end(position, emission)
+                    return
+                position, new = self._show(position, emission)
+                self.position = position
+                if self.clock() - self._saved > max(self.save_seconds, self._save_cost / SAVE_SHARE):
+                    self.save()
+                yield self._progress(position, new)
+        log.warning("the method ended after %d latents", position.latents)
+        self._finish(position)
+
+    def _is_last(self, emission: Emission) -> bool:
+        return self.job.num_latents is not None and emission.stop >= self.job.num_latents
+
+    def _open(self) -> tuple[Position, list[Tensor]]:
+        # The first state, and the picture that opens the film
+        job, meter = self.job, self.job.engine.meter
+        nfe, frame_nfe = meter.nfe, meter.frame_nfe
+        state = job.engine.drive(job.rollout.init(job.seed, job.timeline, job.context))
+        nfe, frame_nfe = meter.nfe - nfe, meter.frame_nfe - frame_nfe
+        position = Position(state, nfe=nfe, frame_nfe=frame_nfe, owed_nfe=nfe, owed_frame_nfe=frame_nfe)
+        shown: list[Tensor] = []
+        for made, cache in decoded(job.codec, job.opening):
+            position = replace(position, cache=cache)
+            shown.append(made)
+        if not (job.shows_context and shown):
+            shown = []
+        for frames in shown:
+            self.writer.write(frames)
+            position = replace(position, frames=position.frames + len(frames), digest=chain(position.digest, frames))
+        self.position = position = replace(position, tail=self.writer.tail)
+        self.save()  # from here on neither picture nor clip is needed again
+        return position, shown
+
+    def _booked(self, position: Position, state: Any, emission: Emission) -> Position:
+        # The tick in the books; before the first that skips calls, the last state good for a longer film is kept
+        info = emission.info
+        if info.skipped and position.pruned_for is None:
+            self.trace.sync()
+            checkpoint.save(position, self.folder.path, "open")
+        return replace(
+            position,
+            state=state,
+            nfe=position.nfe + info.nfe,
+            frame_nfe=position.frame_nfe + info.frame_nfe,
+            owed_nfe=position.owed_nfe + info.nfe,
+            owed_frame_nfe=position.owed_frame_nfe + info.frame_nfe,
+            pruned_for=self.job.num_latents if info.skipped else position.pruned_for,
+        )
+
+    def _show(self, position: Position, emission: Emission) -> tuple[Position, list[Tensor]]:
+        # Frames past the end asked for are hashed and traced, not filmed
+        new: list[Tensor] = []
+        if not emission.latents:
+            return position, new
+        total, frames, digest, cache = hashlib.sha256(), position.frames, position.digest, position.cache
+        for made, after in decoded(self.job.codec, emission, position.cache, self.job.num_latents):
+            total.update(made.numpy().tobytes())
+            shown = made if self.job.num_frames is None else made[: max(self.job.num_frames - frames, 0)]
+            frames, digest, cache = frames + len(made), chain(digest, shown), after
+            self.writer.write(shown)
+            new.append(shown)
+        seconds = self._traced(position, emission, frames, total.hexdigest())
+        after_all = replace(
+            position,
+            cache=cache,
+            tail=self.writer.tail,
+            held=None,
+            frames=position.frames + sum(map(len, new)),
+            latents=emission.stop if self.job.num_latents is None else min(emission.stop, self.job.num_latents),
+            owed_nfe=0,
+            owed_frame_nfe=0,
+            seconds=position.seconds + seconds,
+            digest=digest,
+            trace_bytes=self.trace.size,
+        )
+        return after_all, new
+
+    def _traced(self, position: Position, emission: Emission, stop: int, sha256: str) -> float:
+        # Writes the line of an emission; returns the seconds since the one before
+        now = self.clock()
+        seconds, self._mark = now - self._mark, now
+        line = {
+            "latents": [emission.start, emission.stop],
+            "frames": [position.frames, stop],
+            "nfe": position.owed_nfe,
+            "frame_nfe": position.owed_frame_nfe,
+            "seconds": round(seconds, 4),
+            "prompt": self.job.timeline.at(emission.start),
+            "scores": list(emission.info.scores),
+            "chosen": emission.info.chosen,
+            "sha256": sha256,
+        }
+        if not self.trace.add(line) and not self._differs:
+            self._differs = True
+            log.warning(
+                "not bit-exact from frame %d: frames made again differ (other machine, batch or versions?)",
+                position.frames,
+            )
+        return seconds
+
+    def _end(self, position: Position, emission: Emission) -> Progress:
+        # The checkpoint holds the last emission undecoded, so that a longer film can show all of it
+        self.position = replace(position, held=emission)
+        self.save()
+        last, new = self._show(self.position, emission)
+        self.writer.flush()
+        self._write_end(last)
+        return self._progress(last, new)
+
+    def _finish(self, position: Position) -> None:
+        self.position = position
+        self.save()
+        self._write_end(position)
+
+    def _write_end(self, position: Position) -> None:
+        self.trace.sync()
+        names = ("frames", "latents", "nfe", "frame_nfe", "seconds")
+        content = {name: round(getattr(position, name), 3) for name in names} | {"sha256": position.digest}
+        checkpoint.write_atomic(self.folder.end, json.dumps(content) + "\n")
+
+    def _progress(self, position: Position, new: list[Tensor]) -> Progress:
+        job = self.job
+        speed = (position.nfe - self._start_nfe) / max(self.clock() - self._started, 1e-9)
+        left = None
+        if job.expected_nfe is not None and speed > 0:
+            left = max(job.expected_nfe - position.nfe, 0) / speed
+        fps = float(job.form.fps)
+        return Progress(position.frames, job.num_frames, fps, position.nfe, speed, left, tuple(new))
+
+
+def resumable(job: Job, folder: RunDir) -> Position | None:
+    """The position that `job` can go on from: the latest, or `open` if that skipped calls for another length.
+
+    None if the run has none yet.
+    """
+    device: torch.device = job.engine.denoiser.device
+    if not checkpoint.exists(folder.path):
+        return None
+    position = checkpoint.load(folder.path, "state", device)
+    if position.pruned_for is not None and position.pruned_for != job.num_latents:
+        position = checkpoint.load(folder.path, "open", device)
+    return position

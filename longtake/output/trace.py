@@ -1,0 +1,64 @@
+"""trace.jsonl: what every non-empty emission was, cost and looked like, one JSON line each.
+
+latents     [start, stop) of the emission
+frames      [start, stop) of the pixel frames that it decoded to; on a run's last line they may pass the end asked for
+nfe, frame_nfe   cost since the emission before; the lines add up to the run's cost
+seconds     wall time since the emission before
+prompt      at the first of its latents
+scores, chosen   of the candidates, if there was a search
+sha256      of the raw frames, uint8 height x width x 3, one after the other
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+class Trace:
+    """Appends lines to a trace cut back to `size` bytes, and remembers the hashes of the lines cut away.
+
+    Only lines behind the checkpoint are cut, so what is remembered is what one checkpoint interval made.
+    """
+
+    def __init__(self, path: Path, size: int = 0) -> None:
+        """`size` in bytes is what a checkpoint recorded; it belongs there anew after every line."""
+        self.path, self.size = path, size
+        path.touch()
+        with open(path, "r+b") as file:
+            file.seek(size)
+            self.expected = {tuple(line["frames"]): line["sha256"] for line in _parsed(file.read())}
+            file.truncate(size)
+
+    def add(self, line: dict[str, Any]) -> bool:
+        """Append a line. False if an earlier attempt at the same frames had another hash."""
+        data = (json.dumps(line, ensure_ascii=False) + "\n").encode()
+        with open(self.path, "ab") as file:
+            file.write(data)
+        self.size += len(data)
+        return self.expected.pop(tuple(line["frames"]), line["sha256"]) == line["sha256"]
+
+    def sync(self) -> None:
+        """Force the lines to disk."""
+        with open(self.path, "ab") as file:
+            os.fsync(file.fileno())
+
+
+def read_trace(path: Path) -> list[dict[str, Any]]:
+    """All whole lines of a trace."""
+    return _parsed(path.read_bytes()) if path.exists() else []
+
+
+def _parsed(data: bytes) -> list[dict[str, Any]]:
+    # A line cut off by a kill has no newline and does not count
+    lines = []
+    for raw in data.split(b"\n")[:-1]:
+        try:
+            line = json.loads(raw)
+            tuple(line["frames"]), line["sha256"]
+        except (ValueError, KeyError, IndexError, TypeError):
+            continue
+        lines.append(line)
+    return lines

@@ -1,0 +1,167 @@
+"""The machine that the diagonal methods share: one row of levels that slides along the timeline.
+
+Row i enters as pure noise and is at level S - (t - period * (i // group)) at tick t. With different integers this is
+one clip (`plain`), chunks, FIFO, PA-VDM, stage 1 of MIGA and diffusion forcing. A method's own file names its integers after
+its paper and adds what is its own.
+
+Cost: every tick is one Jacobi sweep over the rows in flight, `grid` says how it is cut into windows.
+Rows held: those in flight, and `history` finished rows that windows still read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from longtake.core.noise import fold, root
+from longtake.core.plan import reach
+from longtake.core.rollout import Emission, Mix, Timeline, View, view_of
+from longtake.core.rows import Queue, Row, clean_row, noise_row
+from longtake.core.schedule import NoiseSchedule
+from longtake.core.solvers import Memory, Solver
+from longtake.core.step import Step, denoise, nothing
+from longtake.core.window import Grid, Window, sweep
+
+
+@dataclass(frozen=True, eq=False)
+class LineState:
+    """The rows alive and where they are.
+
+    head   index of the next row to finish; rows before it are context at level 0
+    lead   rows by which the first group is longer than the others
+    path   keys the noise of rows to come
+    """
+
+    queue: Queue
+    tick: int
+    head: int
+    lead: int
+    path: int
+    timeline: Timeline
+    finished: bool = False
+
+    @property
+    def emitted(self) -> int:
+        """Latents released so far; rows before 0 are context or warm-up and are never released."""
+        return max(self.head, 0)
+
+
+@dataclass(frozen=True)
+class Diagonal:
+    """A rollout by its integers.
+
+    shape    (C, H, W) of a latent
+    group    rows that share a level and enter together
+    period   ticks between groups; None: only the first group ever enters
+    grid     how a sweep is cut into windows, from the head on
+    history  finished rows kept for windows to read
+    """
+
+    shape: tuple[int, int, int]
+    schedule: NoiseSchedule
+    solver: Solver
+    grid: Grid
+    group: int = 1
+    period: int | None = 1
+    history: int = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Rows above level 0, at most (a longer first group aside)."""
+        steps = self.schedule.num_steps
+        return self.group * (1 if self.period is None else -(-steps // self.period)) + self.history
+
+    @property
+    def cycle(self) -> int:
+        """Rows after which the pattern of windows repeats."""
+        return self.group
+
+    @property
+    def reach(self) -> int:
+        """Latents before row j that a change at row j can touch."""
+        return reach(self)
+
+    def init(self, seed: int, timeline: Timeline, context: Sequence[Tensor] = ()) -> Step[LineState]:
+        """Start empty behind the last `history` latents of `context`; rows fan out from there, one group a period."""
+        return nothing(self.begin(root(seed), timeline, context))
+
+    def begin(self, path: int, timeline: Timeline, context: Sequence[Tensor] = ()) -> LineState:
+        """The state before the first tick, its first group already in the queue."""
+        kept = list(context)[len(context) - min(self.history, len(context)) :]
+        rows = [clean_row(x, place - len(kept), path) for place, x in enumerate(kept)]
+        # the first group fills the places in its window that later groups leave to context
+        lead = self.history - len(kept) if self.group > 1 and self.period is not None else 0
+        return self._admit(LineState(Queue(tuple(rows)), 0, 0, lead, path, timeline))
+
+    def step(self, state: LineState) -> Step[tuple[LineState, Emission]]:
+        """One tick: a sweep, release what reached level 0, let the next rows in."""
+        queue = yield from denoise(state.queue, self.windows(state), self.solver, self.schedule, state.timeline.cond)
+        done = [row for row in queue.rows if row.index >= state.head and row.level == 0]
+        head = state.head + len(done)
+        emission = Emission(state.emitted, tuple(row.x for row in done if row.index >= 0))
+        # finished rows are read as they are: their solver memory is spent
+        queue = queue.replaced(replace(row, memory=Memory()) for row in done).since(head - self.history)
+        return self._admit(replace(state, queue=queue, tick=state.tick + 1, head=head)), emission
+
+    def fresh(self, state: LineState) -> range:
+        """Rows that have just entered and that no network has read."""
+        return fresh(state)
+
+    def fork(self, state: LineState, key: int, mix: Mix | None = None, which: str = "fresh") -> LineState:
+        """Other noise for the fresh rows (or all in flight) and for every row to come; key 0 is the state itself."""
+        return fork(state, key, mix, which)
+
+    def view(self, state: LineState) -> View:
+        """Rows in flight that have been seen."""
+        return view(state)
+
+    def windows(self, state: LineState) -> list[Window]:
+        """The windows of the coming sweep."""
+        rows = range(state.head, state.queue.stop)
+        return sweep(rows, self.grid, state.head, range(state.queue.start, state.queue.stop))
+
+    def _admit(self, state: LineState) -> LineState:
+        # level(i, t) = S - (t - period * (i // group)): group g enters at tick period * g
+        if self.period is None:
+            if state.tick > 0:
+                return replace(state, finished=not any(row.level for row in state.queue.rows))
+            groups = 1
+        else:
+            groups = state.tick // self.period + 1
+        stop = state.lead + groups * self.group
+        start = state.queue.stop if state.queue.rows else state.head
+        rows = [noise_row(self.shape, self.schedule.num_steps, index, state.path) for index in range(start, stop)]
+        return replace(state, queue=state.queue.appended(rows)) if rows else state
+
+
+def fresh(state: LineState) -> range:
+    """`Rollout.fresh` of every method on this machine."""
+    unseen = [row.index for row in state.queue.rows if not row.seen]
+    return range(unseen[0], unseen[-1] + 1) if unseen else range(0)
+
+
+def fork(state: LineState, key: int, mix: Mix | None = None, which: str = "fresh") -> LineState:
+    """`Rollout.fork` of every method on this machine."""
+    if which not in ("fresh", "flight"):
+        raise ValueError(f"which must be 'fresh' or 'flight', got {which!r}")
+    if key == 0:
+        return state
+    decided = fresh(state)
+    flight = [row for row in state.queue.rows if row.level > 0]
+    rows = [_forked(row, key, mix, which) for row in flight if which == "flight" or row.index in decided]
+    return replace(state, queue=state.queue.replaced(rows), path=fold(state.path, "fork", key))
+
+
+def view(state: LineState) -> View:
+    """`Rollout.view` of every method on this machine."""
+    return view_of(state.queue.rows, state.timeline)
+
+
+def _forked(row: Row, key: int, mix: Mix | None, which: str) -> Row:
+    # new noise for the row, or (in flight, no mix) only for the draws still ahead of it
+    drawn = row.redraw(key)
+    if mix is not None:
+        return replace(drawn, x=mix(row, drawn.x), level=row.level)
+    return replace(row, path=drawn.path) if which == "flight" else replace(drawn, level=row.level)

@@ -1,0 +1,135 @@
+"""Law kits: run them on your own denoiser, rollout or reward. Each raises AssertionError with the law that broke.
+
+from longtake.testing import check_rollout
+check_rollout(MyRollout(...), denoiser)
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from longtake.core.engine import Engine
+from longtake.core.model import Denoiser
+from longtake.core.noise import normal, root
+from longtake.core.plan import forecast
+from longtake.core.rollout import Reward, Rollout, Timeline, View
+from longtake.core.stream import stream
+from longtake.output.checkpoint import load, save
+from longtake.search.lookahead import Lookahead
+from longtake.search.population import Population
+
+
+def check_denoiser(denoiser: Denoiser, num_rows: int = 3, tolerance: float = 1e-4) -> None:
+    """An x0 denoiser as the core expects it: shapes, clean rows returned, batch = parts, rows told apart."""
+    steps, shape = denoiser.schedule.num_steps, denoiser.can.latent_shape
+    x = torch.stack([normal(shape, root(0), "law", index) for index in range(num_rows)]).to(denoiser.device)
+    top = torch.full((1, num_rows), steps)
+    both = denoiser(torch.stack([x, x.flip(0)]), top.repeat(2, 1), ["", ""])
+    _hold("x0 has the shape of x", both.shape == (2, *x.shape))
+    _hold("x0 is finite", bool(torch.isfinite(both).all()))
+    alone = denoiser(x[None], top, [""])
+    _hold("a batch equals its parts", _close(both[:1], alone, tolerance))
+    _hold("the same input gives the same bits", torch.equal(alone, denoiser(x[None], top, [""])))
+    if num_rows > 1 and denoiser.can.per_row_levels != "no":
+        levels = top.clone()
+        levels[0, 0] = 0
+        clean = denoiser(x[None], levels, [""])
+        _hold("a row at level 0 is returned as it is", _close(clean[0, 0], x[0], tolerance))
+        _hold("a row's level matters to the others", not _close(clean[0, 1:], alone[0, 1:], 1e-7))
+
+
+def check_rollout(rollout: Rollout[Any], denoiser: Denoiser, num_latents: int = 10, batch: int = 1) -> None:
+    """A rollout that resumes, streams, forks and can be searched: the laws of DESIGN.md 5 that need no second side."""
+    want = _run(rollout, denoiser, num_latents, batch)
+    _hold("a run repeats itself", _equal(want, _run(rollout, denoiser, num_latents, batch)))
+    _hold("it emits what is asked", len(want) >= num_latents)
+    short = _run(rollout, denoiser, max(num_latents // 2, 1), batch)
+    _hold("more frames never change earlier ones", _equal(short, want[: len(short)]))
+    with tempfile.TemporaryDirectory() as folder:
+        again = resumed(rollout, Engine(denoiser, batch), num_latents, Path(folder))
+    _hold("save and load after every tick changes nothing", _equal(again[:num_latents], want[:num_latents]))
+    for wrap in (Population(rollout, _First(), num=1), Lookahead(rollout, _First(), num=1)):
+        _hold("one candidate is no search", _equal(want, _run(wrap, denoiser, num_latents, batch)))
+    _check_fork(rollout, denoiser, batch)
+    meter = Engine(denoiser, batch)
+    _drain(rollout, meter, num_latents)
+    plan = forecast(rollout, num_latents, cost=denoiser.cost)
+    _hold("a dry run counts what a run costs", not plan.exact or plan.nfe == meter.meter.nfe)
+
+
+def check_reward(reward: Reward, views: list[View]) -> None:
+    """A reward that scores candidates independently of their company and order, in finite numbers."""
+    scores = reward(views)
+    _hold("one score a view", len(scores) == len(views))
+    _hold("scores are finite", all(abs(score) < float("inf") for score in scores))
+    alone = [reward([view])[0] for view in views]
+    _hold("a score does not depend on the other candidates", _near(scores, alone))
+    _hold("nor on their order", _near(reward(views[::-1])[::-1], scores))
+    _hold("needs are known", reward.needs <= {"x", "x0", "picture", "pixels", "past"})
+
+
+def resumed(
+    rollout: Rollout[Any], engine: Engine, num_latents: int, folder: Path, seed: int = 0, prompt: str = ""
+) -> list[Tensor]:
+    """A run whose state goes through the disk after every tick."""
+    state = engine.drive(rollout.init(seed, Timeline.of(prompt)))
+    latents: list[Tensor] = []
+    while len(latents) < num_latents and not state.finished:
+        save(state, folder)
+        state, emission = next(iter(stream(rollout, engine, load(folder), num_latents)))
+        latents.extend(emission.latents)
+    return latents
+
+
+def _check_fork(rollout: Rollout[Any], denoiser: Denoiser, batch: int) -> None:
+    engine = Engine(denoiser, batch)
+    state = engine.drive(rollout.init(0, Timeline.of("")))
+    _hold("key 0 forks to the state itself", rollout.fork(state, 0) is state)
+    _hold("something is undecided at the start", len(rollout.fresh(state)) > 0)
+    _hold("a view shows nothing unseen", not rollout.view(state).index)
+    one, two = (_drain(rollout, engine, 1, rollout.fork(state, key)) for key in (1, 2))
+    _hold("forks differ", not _equal(one, two))
+    _hold("a fork repeats itself", _equal(one, _drain(rollout, engine, 1, rollout.fork(state, 1))))
+
+
+def _run(rollout: Rollout[Any], denoiser: Denoiser, num_latents: int, batch: int) -> list[Tensor]:
+    return _drain(rollout, Engine(denoiser, batch), num_latents)
+
+
+def _drain(rollout: Rollout[Any], engine: Engine, num_latents: int, state: Any = None) -> list[Tensor]:
+    if state is None:
+        state = engine.drive(rollout.init(0, Timeline.of("")))
+    emitted = [emission for _, emission in stream(rollout, engine, state, num_latents)]
+    return [latent for emission in emitted for latent in emission.latents][:num_latents]
+
+
+class _First:
+    """Prefers the first candidate."""
+
+    needs: frozenset[str] = frozenset()
+
+    def __call__(self, views: list[View]) -> list[float]:
+        return [-float(place) for place in range(len(views))]
+
+
+def _hold(law: str, holds: bool) -> None:
+    if not holds:
+        raise AssertionError(f"law broken: {law}")
+
+
+def _close(left: Tensor, right: Tensor, tolerance: float) -> bool:
+    scale = float(right.std()) or 1.0
+    return float((left - right).abs().max()) <= tolerance * scale
+
+
+def _near(left: list[float], right: list[float]) -> bool:
+    return all(abs(a - b) <= 1e-5 * max(1.0, abs(b)) for a, b in zip(left, right, strict=True))
+
+
+def _equal(left: list[Tensor], right: list[Tensor]) -> bool:
+    return len(left) == len(right) and all(torch.equal(a, b) for a, b in zip(left, right, strict=True))

@@ -1,0 +1,148 @@
+"""Trains pocket's VAE: stills first (2-D), then 9-frame clips with time folded into channels.
+
+    python -m longtake.training.vae --minutes 35 --stage stills
+    python -m longtake.training.vae --minutes 15 --stage clips
+
+The earlier temporal slices of every kernel start at zero and the up- and downsampling convolutions over time as
+copies, so that the VAE trained on stills already codes a clip (as held frames) when the clip stage begins.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor, nn
+
+from longtake.training import fold, shapes
+from longtake.training.loop import CACHE, Budget, Ema, Run, train
+from longtake.training.optim import Optimizer
+from longtake.training.pool import Pool, clips
+
+STAGES = {"stills": dict(frames=1, batch=32, lr=2e-3), "clips": dict(frames=9, batch=6, lr=1e-3)}
+
+
+def new_vae(config: dict = shapes.VAE) -> AutoencoderKLWan:
+    """An untrained VAE that treats a clip as separate stills."""
+    vae = AutoencoderKLWan(**config)
+    for layer in vae.modules():
+        if isinstance(layer, nn.Conv3d) and layer.kernel_size[0] == 3:
+            _still(layer)
+    return vae
+
+
+@torch.no_grad()
+def _still(layer: nn.Conv3d, fresh: bool = True) -> None:
+    weight = torch.zeros_like(layer.weight)
+    if layer.kernel_size[1] == 3:
+        last = layer.weight[:, :, 2].clone()
+        weight[:, :, 2] = nn.init.kaiming_normal_(last, nonlinearity="linear") if fresh else last
+    else:  # over time only: hold the frame (twice as many channels out: hold it twice)
+        eye = torch.eye(weight.shape[1])
+        weight[:, :, 2, 0, 0] = eye.repeat(weight.shape[0] // weight.shape[1], 1)
+        layer.bias.zero_()
+    layer.weight.copy_(weight)
+
+
+def vae_loss(vae: nn.Module, video: Tensor, generator: torch.Generator, kl_weight: float = 1e-6) -> tuple[Tensor, dict]:
+    """Squared error + 0.1 x absolute error of the spatial gradients + a trace of KL; `video` [B,F,3,H,W] in -1..1."""
+    mean, log_variance, _ = fold.encode(vae, video)
+    noise = torch.randn(mean.shape, generator=generator).to(mean)
+    out, _ = fold.decode(vae, mean + (0.5 * log_variance).exp() * noise)
+    error = out - video
+    square = error.square().mean()
+    edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+    kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=(1, 2, 3, 4)).mean()
+    return square + 0.1 * edges + kl_weight * kl / video.shape[1], {"mse": square.detach(), "kl": kl.detach()}
+
+
+def psnr(out: Tensor, truth: Tensor) -> Tensor:
+    """Decibels per clip; both [B,F,3,H,W] in -1..1."""
+    error = (out.clamp(-1, 1) - truth).square().mean(dim=(1, 2, 3, 4)) / 4
+    return -10 * error.clamp_min(1e-10).log10()
+
+
+@torch.no_grad()
+def reconstruct(vae: nn.Module, video: Tensor, batch: int = 4) -> Tensor:
+    """Encode (mean) and decode whole clips."""
+    out = [fold.decode(vae, fold.encode(vae, part)[0])[0] for part in video.split(batch)]
+    return torch.cat(out)
+
+
+def held_out(num: int, num_frames: int) -> Tensor:
+    """Held-out clips in -1..1, always the same ones."""
+    generator = torch.Generator().manual_seed(7)
+    return clips(range(num), num_frames, "heldout", generator).float() / 127.5 - 1
+
+
+def optimizer(vae: nn.Module, lr: float, muon: bool = True) -> Optimizer:
+    """Muon on the kernels inside, AdamW on what touches pixels or latents, norms and biases."""
+    outside = ("encoder.conv_in", "decoder.conv_out", "quant_conv", "encoder.conv_out", "decoder.conv_in")
+    hidden = {n: p for n, p in vae.named_parameters() if p.ndim >= 4 and "gamma" not in n and not n.startswith(outside)}
+    hidden = {n: p for n, p in hidden.items() if not n.startswith("post_quant") and muon}
+    return Optimizer(list(hidden.values()), [p for n, p in vae.named_parameters() if n not in hidden], lr)
+
+
+def load_ema(path: Path, model: nn.Module) -> None:
+    """Averaged weights of a checkpoint into a module."""
+    ema = torch.load(path, map_location="cpu", weights_only=True)["ema"]
+    for name, p in model.named_parameters():
+        p.data.copy_(ema[name])
+
+
+def _start(stage: str, out: Path, weights: Path | None, device: str) -> Run:
+    vae = new_vae()
+    if weights is not None and weights.suffix == ".pt":
+        load_ema(weights, vae)
+        for layer in vae.modules():
+            if isinstance(layer, nn.Conv3d) and layer.kernel_size[0] == 3:
+                _still(layer, fresh=False)
+    elif weights is not None:
+        vae = AutoencoderKLWan.from_pretrained(weights, torch_dtype=torch.float32)
+    elif stage == "clips":
+        load_ema(out / "vae-stills/checkpoint.pt", vae)
+    vae.to(device)
+    run = Run(out / f"vae-{stage}", vae, optimizer(vae, STAGES[stage]["lr"]), Ema(vae, 0.999))
+    run.generator.manual_seed(1)
+    run.load()
+    return run
+
+
+def train_vae(minutes: float, stage: str = "stills", device: str = "cpu", out: Path = CACHE,
+              weights: Path | None = None) -> None:  # fmt: skip
+    """Train one stage for some minutes of wall time; `weights` continues from an exported `vae/` folder."""
+    frames, batch = STAGES[stage]["frames"], STAGES[stage]["batch"]
+    run = _start(stage, out, weights, device)
+    pool = Pool(8192 if frames == 1 else 1536, frames, seed=1 + run.step)
+    truth = held_out(64, 1) if frames == 1 else held_out(6, shapes.FRAMES)
+    step = torch.compile(vae_loss) if stage == "stills" and device == "cpu" else vae_loss
+    average = AutoencoderKLWan(**shapes.VAE).to(device).eval()
+
+    def loss(run: Run, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        video = pool.draw(batch, run.generator).to(device)
+        with torch.autocast(device, torch.bfloat16):
+            return step(run.model, video, run.generator)
+
+    def check(run: Run) -> dict[str, float]:
+        run.ema.copy_to(average)
+        return {"psnr": psnr(reconstruct(average, truth.to(device)), truth.to(device)).mean().item()}
+
+    train(run, loss, Budget(minutes), check, log_every=100)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--stage", choices=list(STAGES), default="stills")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, default=CACHE)
+    parser.add_argument("--weights", type=Path, help="an exported vae folder to continue from")
+    args = parser.parse_args()
+    torch.set_num_threads(2)
+    train_vae(args.minutes, args.stage, args.device, args.out, args.weights)
+
+
+if __name__ == "__main__":
+    main()

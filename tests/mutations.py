@@ -1,0 +1,193 @@
+"""Named faults. Each is applied to the running code, and the test named beside it must then fail (test_mutations.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from longtake.core import rows as core_rows
+from longtake.core import step as core_step
+from longtake.core import stream as core_stream
+from longtake.core.rollout import Timeline, View
+from longtake.core.rows import Queue, Row
+from longtake.core.solvers import Memory, Solver
+from longtake.core.window import Grid
+from longtake.rollouts import diagonal
+from longtake.rollouts.diagonal import Diagonal, LineState
+from longtake.search import population
+from longtake.search.population import Member, Population
+from tests import test_laws
+
+Patch = Any  # pytest.MonkeyPatch
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is broken, and the test that must notice."""
+
+    name: str
+    apply: Callable[[Patch], None]
+    test: Callable[[], None]
+
+
+def _wrong_side(patch: Patch) -> None:
+    sweep = diagonal.sweep
+
+    def swapped(rows: range, grid: Grid, *rest: Any) -> Any:
+        return sweep(rows, replace(grid, side="after" if grid.side == "before" else "before"), *rest)
+
+    patch.setattr(diagonal, "sweep", swapped)
+
+
+def _off_by_one(patch: Patch) -> None:
+    enter = diagonal.noise_row
+    patch.setattr(diagonal, "noise_row", lambda shape, level, *rest: enter(shape, level - 1, *rest))
+
+
+def _in_place(patch: Patch) -> None:
+    jacobi = core_step.denoise
+
+    def gauss_seidel(queue: Queue, windows: Any, *rest: Any) -> Any:
+        for window in windows:
+            queue = yield from jacobi(queue, [window], *rest)
+        return queue
+
+    patch.setattr(diagonal, "denoise", gauss_seidel)
+
+
+def _unkeyed(patch: Patch) -> None:
+    patch.setattr(core_rows, "normal", lambda shape, *key: torch.empty(tuple(shape)).normal_())
+
+
+def _draws_forget_the_level(patch: Patch) -> None:
+    keyed = core_rows.normal
+    patch.setattr(
+        core_rows, "normal", lambda shape, path, purpose, index=0, level=0: keyed(shape, path, purpose, index)
+    )
+
+
+def _lost_memory(patch: Patch) -> None:
+    admit = Diagonal._admit
+
+    def forgetful(self: Diagonal, state: LineState) -> LineState:
+        if self.period == 1:
+            rows = tuple(replace(row, memory=Memory()) for row in state.queue.rows)
+            state = replace(state, queue=Queue(rows))
+        return admit(self, state)
+
+    patch.setattr(Diagonal, "_admit", forgetful)
+
+
+def _stale_memory(patch: Patch) -> None:
+    fork = diagonal._forked
+
+    def keeps(row: Row, *rest: Any) -> Row:
+        return replace(fork(row, *rest), memory=row.memory, seen=row.seen)
+
+    patch.setattr(diagonal, "_forked", keeps)
+
+
+def _wrong_parent(patch: Patch) -> None:
+    select = Population._select
+
+    def worst(self: Population, members: list[Member]) -> Any:
+        kept, info = select(self, members)
+        return ([members[-1 - info.chosen]], info) if info.scores else (kept, info)
+
+    patch.setattr(Population, "_select", worst)
+
+
+def _first_candidate_forked(patch: Patch) -> None:
+    fork = Population._spawn
+
+    def spawn(self: Population, state: Any) -> list[Member]:
+        branches = fork(self, state)
+        return [replace(b, state=self.inner.fork(b.state, 99)) for b in branches] if len(branches) > 1 else branches
+
+    patch.setattr(Population, "_spawn", spawn)
+
+
+def _keys_without_the_tick(patch: Patch) -> None:
+    fold = population.fold
+    patch.setattr(population, "fold", lambda path, *parts: fold(0 if parts[0] == "candidate" else path, *parts))
+
+
+def _unseen_in_view(patch: Patch) -> None:
+    def shows_all(rows: Any, timeline: Timeline) -> View:
+        shown = [row for row in rows if row.level > 0]
+        tensors = tuple(row.x for row in shown)
+        levels = tuple(row.level for row in shown)
+        return View(tuple(r.index for r in shown), tensors, tensors, levels, tuple("" for _ in shown))
+
+    patch.setattr(diagonal, "view_of", shows_all)
+
+
+def _knows_the_end(patch: Patch) -> None:
+    run = test_laws.run
+
+    def shrinks(rollout: Any, until: int, *rest: Any, **options: Any) -> Any:
+        admit = Diagonal._admit
+
+        def closed(self: Diagonal, state: LineState) -> LineState:
+            following = admit(self, state)
+            rows = tuple(row for row in following.queue.rows if row.index < until)
+            return replace(following, queue=Queue(rows))
+
+        Diagonal._admit = closed  # type: ignore[method-assign]
+        try:
+            return run(rollout, until, *rest, **options)
+        finally:
+            Diagonal._admit = admit  # type: ignore[method-assign]
+
+    patch.setattr(test_laws, "run", shrinks)
+
+
+def _too_many_dead(patch: Patch) -> None:
+    plan = core_stream.dead_calls
+    patch.setattr(core_stream, "dead_calls", lambda *given: [dead | {1} for dead in plan(*given)])
+
+
+def _prompt_of_the_first_row(patch: Patch) -> None:
+    patch.setattr(Timeline, "cond", lambda self, indices: self.at(max(indices)))
+
+
+def _solver_forgets_order(patch: Patch) -> None:
+    remember = Solver.remember
+    patch.setattr(Solver, "remember", lambda *given: remember(*given)._replace(levels=(), x0s=()))
+
+
+FAULTS = [
+    Fault("wrong commit side", _wrong_side, test_laws.test_fifo_equals_an_independent_loop),
+    Fault("off-by-one level", _off_by_one, test_laws.test_fifo_equals_an_independent_loop),
+    Fault("in-place sweep", _in_place, test_laws.test_fifo_equals_an_independent_loop),
+    Fault("unkeyed noise", _unkeyed, lambda: test_laws.test_more_frames_never_change_earlier_ones("fifo")),
+    Fault(
+        "draws forget the level",
+        _draws_forget_the_level,
+        lambda: test_laws.test_steps_of_a_row_draw_independent_noise(),
+    ),
+    Fault(
+        "lost solver memory",
+        _lost_memory,
+        lambda: test_laws.test_on_the_separable_oracle_every_method_is_plain("fifo", Solver("unipc")),
+    ),
+    Fault("stale solver memory", _stale_memory, test_laws.test_a_replaced_row_forgets_what_it_was),
+    Fault("wrong parent", _wrong_parent, test_laws.test_the_chosen_chunk_is_the_best_of_its_candidates),
+    Fault("first candidate forked", _first_candidate_forked, test_laws.test_candidate_0_is_the_run_without_a_search),
+    Fault("keys without the tick", _keys_without_the_tick, test_laws.test_relatives_never_draw_alike),
+    Fault("unseen rows in a view", _unseen_in_view, test_laws.test_unseen_rows_never_reach_a_reward),
+    Fault("state knows the end", _knows_the_end, lambda: test_laws.test_more_frames_never_change_earlier_ones("fifo")),
+    Fault(
+        "too many dead calls",
+        _too_many_dead,
+        lambda: test_laws.test_exact_ending_skips_calls_and_changes_nothing("fifo"),
+    ),
+    Fault(
+        "a window's prompt from one row",
+        _prompt_of_the_first_row,
+        lambda: test_laws.test_a_window_takes_the_prompt_of_most_rows_it_commits(),
+    ),
+]
