@@ -1,4 +1,6 @@
 PYTHON ?= python3
+# threads that wait by sleeping: spinning ones starve each other where cores are few
+export OMP_WAIT_POLICY ?= passive
 PY = .venv/bin/python
 
 .PHONY: setup demo test check bench sheets clean

@@ -1,25 +1,7 @@
-"""Fixtures that several test files share."""
+"""Test settings: one thread, since the tensors of these tests are too small to share between cores."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import torch
 
-import pytest
-from diffusers import WanPipeline
-
-from longtake.testing.tiny import save_tiny, tiny_wan
-
-
-@pytest.fixture(scope="session")
-def pipe() -> WanPipeline:
-    return tiny_wan()
-
-
-@pytest.fixture(scope="session")
-def ti2v() -> WanPipeline:
-    return tiny_wan(ti2v=True, scheduler="euler")
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("models") / "tiny")
+torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Named faults. Each is applied to the running code, and the test named beside it must then fail (test_mutations.py)."""
+"""Named faults. Each is applied to the running code; the test named beside it must then fail (test_mutations.py)."""
 
 from __future__ import annotations
 

@@ -184,7 +184,7 @@ def test_solvers_have_their_order(name: str, order: int):
     def error(steps: int) -> float:
         lams = [-1.5 + 3.0 * i / steps for i in range(steps + 1)]  # log snr from noisy to cleaner
         pairs = [(1 / math.sqrt(1 + math.exp(-2 * lam)), 1 / math.sqrt(1 + math.exp(2 * lam))) for lam in lams]
-        alphas, sigmas = ([1.0] + [p[k] if k == 0 else p[k] for p in pairs[::-1]] for k in (0, 1))
+        alphas, sigmas = ([1.0] + [p[k] for p in pairs[::-1]] for k in (0, 1))
         schedule = NoiseSchedule(tuple(alphas), (0.0, *list(sigmas)[1:]), tuple(float(i) for i in range(steps + 2)))
         row = Row(torch.ones((1, 1, 1), dtype=torch.float64), steps + 1, 0, 0)
         for _ in range(steps):

@@ -28,7 +28,8 @@ ROOMS: dict[str, set[str]] = {
     "scale": {"core", "search", "rollouts"},
     "testing": {"core", "search", "output", "models"},
     "training": {"core", "world", "models", "metrics", "rewards", "rollouts", "output"},
-    "apps": {"core", "models", "world", "rollouts", "search", "rewards", "output", "metrics", "scale", "training", "testing"},
+    "apps": {"core", "models", "world", "rollouts", "search", "rewards", "output", "metrics", "scale", "training",
+             "testing"},
 }  # fmt: skip
 LAZY = {"ray", "gradio", "fastapi", "matplotlib", "scenedetect"}
 

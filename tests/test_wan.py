@@ -24,6 +24,8 @@ from longtake.models.wan_text import PromptEncoder, clean
 from longtake.testing.tiny import tiny_scheduler, tiny_wan
 from tests.wan_cases import NEGATIVE, PROMPT, SIZE, model_of, noise, relative
 
+pytest_plugins = ("tests.wan_fixtures",)
+
 # -- the forward -------------------------------------------------------------------------------------------------
 
 

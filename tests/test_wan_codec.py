@@ -18,6 +18,8 @@ from longtake.models.fold import Folded
 from longtake.models.wan_codec import WanCodec
 from tests.wan_cases import SIZE
 
+pytest_plugins = ("tests.wan_fixtures",)
+
 
 def stock_decode(vae: AutoencoderKLWan, z: Tensor) -> Tensor:
     mean, std = (

@@ -17,6 +17,8 @@ from longtake.models.load import load
 from longtake.testing.tiny import save_tiny, tiny_wan
 from tests.wan_cases import PROMPT, SIZE, model_of, noise
 
+pytest_plugins = ("tests.wan_fixtures",)
+
 
 def copy_of(folder: Path, target: Path) -> Path:
     for path in folder.rglob("*"):

@@ -91,9 +91,17 @@ def test_every_subject_place_time_motion_and_camera_shows_its_subject():
         kind = KIND_OF[subject]
         for j in range(max(len(PLACES_OF[kind]), len(MOTIONS_OF[kind]))):
             place = PLACES_OF[kind][j % len(PLACES_OF[kind])]
-            scenes.append(Scene(subject, place, TIMES[(i + j) % 4],
-                                MOTIONS_OF[kind][j % len(MOTIONS_OF[kind])],
-                                CAMERAS[(i + j) % 5], PROPS_OF[place][0], phase=(0.17 * i) % 1))
+            scenes.append(
+                Scene(
+                    subject,
+                    place,
+                    TIMES[(i + j) % 4],
+                    MOTIONS_OF[kind][j % len(MOTIONS_OF[kind])],
+                    CAMERAS[(i + j) % 5],
+                    PROPS_OF[place][0],
+                    phase=(0.17 * i) % 1,
+                )
+            )
     clip = render(scenes, 2, start=17)
     share = clip.mask.float().mean((2, 3)) / 255
     assert share.min() > 0.03, scenes[int(share.amin(1).argmin())]
@@ -101,8 +109,9 @@ def test_every_subject_place_time_motion_and_camera_shows_its_subject():
 
 
 def test_a_minute_long_shot_keeps_its_subject_in_view():
-    scenes = [replace(scene(i), motion=m, camera="still")
-              for i, m in ((0, "left"), (0, "arc"), (2, "circle"), (5, "jump"))]
+    scenes = [
+        replace(scene(i), motion=m, camera="still") for i, m in ((0, "left"), (0, "arc"), (2, "circle"), (5, "jump"))
+    ]
     clip = render(scenes, 24, start=456)
     assert (clip.mask.float().mean((2, 3)) / 255).min() > 0.02
     # The world goes on moving: the last second is not a still.
@@ -137,9 +146,14 @@ def test_captions_say_what_the_scene_is(split):
         for wording in (0, None, i + 1):
             text = captions.caption(shot, wording)
             said = captions.parse(text)
-            assert (said.subject, said.place, said.time, said.motion, said.camera or "still",
-                    said.prop) == (shot.subject, shot.place, shot.time, shot.motion, shot.camera,
-                                   shot.prop), text
+            assert (said.subject, said.place, said.time, said.motion, said.camera or "still", said.prop) == (
+                shot.subject,
+                shot.place,
+                shot.time,
+                shot.motion,
+                shot.camera,
+                shot.prop,
+            ), text
             assert not said.unknown and not said.others, text
             assert captions.advise(text).prompt == text
 
@@ -162,14 +176,26 @@ def test_vocabulary_is_small_and_closed():
     assert len(words.SYNONYMS) >= 300
 
 
-@pytest.mark.parametrize("prompt, expected, foreign", [
-    ("A cute puppy runs left on the hill at sundown", "a dog runs left on the hills at dusk",
-     {"puppy": "dog", "sundown": "dusk"}),
-    ("an elefant walks right through the jungle", "an elephant walks right through the forest",
-     {"elefant": "elephant", "jungle": "forest"}),
-    ("a ship on the lake at sunrise, zoom in", "a sailboat on the sea at sunrise, zoom in",
-     {"ship": "sailboat", "lake": "sea"}),
-])
+@pytest.mark.parametrize(
+    "prompt, expected, foreign",
+    [
+        (
+            "A cute puppy runs left on the hill at sundown",
+            "a dog runs left on the hills at dusk",
+            {"puppy": "dog", "sundown": "dusk"},
+        ),
+        (
+            "an elefant walks right through the jungle",
+            "an elephant walks right through the forest",
+            {"elefant": "elephant", "jungle": "forest"},
+        ),
+        (
+            "a ship on the lake at sunrise, zoom in",
+            "a sailboat on the sea at sunrise, zoom in",
+            {"ship": "sailboat", "lake": "sea"},
+        ),
+    ],
+)
 def test_advice_names_the_nearest_known_words(prompt, expected, foreign):
     advice = captions.advise(prompt)
     assert (advice.prompt, dict(advice.unknown)) == (expected, foreign)
@@ -196,4 +222,4 @@ def test_the_atlas_is_small_and_whole():
     assert atlas.PATH.stat().st_size <= 3 * 2**20
     cells = atlas.cells()
     assert cells.shape[1:] == (4, 64, 64)
-    assert cells[:len(SUBJECTS) * atlas.LOOP, 3].mean((1, 2)).min() > 0.1
+    assert cells[: len(SUBJECTS) * atlas.LOOP, 3].mean((1, 2)).min() > 0.1

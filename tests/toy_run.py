@@ -84,5 +84,7 @@ def make(folder: Path, job: Job, **options: Any) -> Runner:
 
 
 if __name__ == "__main__":
-    Slow.pause = float(sys.argv[3])
-    make(Path(sys.argv[1]), toy_job(int(sys.argv[2])), save_seconds=0.05)
+    from tests import toy_run  # by its name, so that a checkpoint's classes are found by whoever resumes
+
+    toy_run.Slow.pause = float(sys.argv[3])
+    toy_run.make(Path(sys.argv[1]), toy_run.toy_job(int(sys.argv[2])), save_seconds=0.05)

@@ -15,7 +15,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 from longtake.errors import UsageError
@@ -26,6 +25,9 @@ THREE = """longtake makes long, consistent video from short-clip video diffusion
   longtake generate "a rocket flies in circles over the desert at night" --seconds 30 --dry-run
   longtake methods
 """
+
+# typer brings its own click, or uses the installed one, by version: take the class from where typer has it
+ClickError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -148,11 +150,11 @@ def run(command: Callable[[], Any]) -> int:
     try:
         code = command()
         return code if isinstance(code, int) else 0
-    except click.exceptions.Exit as stop:
+    except typer.Exit as stop:
         return stop.exit_code
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         return 130
-    except click.ClickException as error:
+    except ClickError as error:
         return _say(2, f"{error.format_message()} (see: longtake {_command(error)}--help)")
     except UsageError as error:
         return _say(2, str(error))
@@ -161,7 +163,7 @@ def run(command: Callable[[], Any]) -> int:
         return _say(1, f"failed: {type(error).__name__}: {error} (add -v for where)")
 
 
-def _command(error: click.ClickException) -> str:
+def _command(error: Any) -> str:
     context = getattr(error, "ctx", None)
     return f"{context.info_name} " if context is not None and context.parent is not None else ""
 

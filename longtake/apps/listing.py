@@ -20,7 +20,7 @@ show = partial(print, flush=True)
 
 def list_methods(name: str | None, as_json: bool) -> None:
     """Print all methods, or one with its parameters."""
-    rows = [method(name)] if name else list(METHODS.values())
+    rows = [method(name, "")] if name else list(METHODS.values())
     found = [describe_method(row) for row in rows]
     if as_json:
         show(json.dumps(found, ensure_ascii=False))

@@ -74,9 +74,14 @@ def start(request: Request) -> Session:
 
 
 def build(settings: Settings, live: Any = None, fresh: bool = False) -> Session:
-    """Load the model and make the job. `fresh`: a new run, so that its picture or clip is read."""
+    """Load the model and make the job. `fresh`: a new run, so that its picture or clip is read.
+
+    A run that was begun on a CPU goes on with as many threads: sums over threads differ in the last bits.
+    """
     from longtake.models.load import load
 
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
     model = load(
         live if live is not None else settings.model,
         (settings.width, settings.height),
@@ -108,6 +113,7 @@ def build(settings: Settings, live: Any = None, fresh: bool = False) -> Session:
         family=model.family,
         license=model.license,
         model_hash=model.weights_hash,
+        threads=torch.get_num_threads() if device.type == "cpu" else None,
     )
     model.prepare([settings.prompt], release=live is None)
     context = _context(settings, model) if fresh else ()

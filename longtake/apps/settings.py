@@ -76,6 +76,7 @@ class Settings:
     family: str | None = None
     license: str | None = None
     model_hash: str | None = None
+    threads: int | None = None
 
     @property
     def rate(self) -> Fraction:
@@ -142,6 +143,8 @@ def parse_fps(fps: float | str) -> Fraction:
     """Frames a second from 24, 23.976 or 24000/1001."""
     try:
         rate = Fraction(str(fps)).limit_denominator(1001)
+        film = Fraction(round(rate * 1001 / 1000) * 1000, 1001)  # 23.976 and 29.97 mean 24000/1001 and 30000/1001
+        rate = film if abs(film - rate) < Fraction(1, 10000) else rate
     except (ValueError, ZeroDivisionError):
         rate = Fraction(0)
     if not 0 < rate <= 240:

@@ -189,10 +189,10 @@ def choose(kind: str, given: str, known: Iterable[str], flag: str = "") -> str:
     raise UsageError(f"unknown {kind} {given!r}; known: {', '.join(names)}{hint}")
 
 
-def method(name: str) -> Method:
-    """The row of a method by name or alias."""
+def method(name: str, flag: str = "--method") -> Method:
+    """The row of a method by name or alias. UsageError lists the known ones."""
     aliases = {alias: row.name for row in METHODS.values() for alias in row.aliases}
-    return METHODS[choose("method", aliases.get(name, name), METHODS, "--method")]
+    return METHODS[choose("method", aliases.get(name, name), METHODS, flag)]
 
 
 def parse_sets(texts: Iterable[str], row: Method) -> tuple[dict[str, Any], dict[str, Any]]:

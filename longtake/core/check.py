@@ -35,9 +35,7 @@ def _layers(rollout: Any) -> Iterator[Any]:
 def _fits(leaf: Any, denoiser: Denoiser) -> None:
     name, can = type(leaf).__name__.lower(), denoiser.can
     if tuple(leaf.shape) != tuple(can.latent_shape):
-        raise ValueError(
-            f"{name} makes latents of shape {leaf.shape}, the model reads {can.latent_shape}; use the model's"
-        )
+        raise ValueError(f"{name} makes latents of {leaf.shape}, the model reads {can.latent_shape}; use the model's")
     if leaf.schedule != denoiser.schedule:
         raise ValueError(f"{name} and the model must share one schedule; build {name} with schedule=denoiser.schedule")
     if mixed_levels(leaf) and can.per_row_levels == "no":

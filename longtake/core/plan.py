@@ -44,7 +44,7 @@ class Forecast:
 def forecast(
     rollout: Rollout[Any], num_latents: int, timeline: Timeline | str = "", context: int = 0, cost: int = 1
 ) -> Forecast:
-    """Run `rollout` without a network until `num_latents` are out; `context` counts the clean latents it starts from."""
+    """Run `rollout` without a network until `num_latents` are out, from `context` clean latents."""
     from longtake.core.stream import stream  # the loop uses dead_calls from here
 
     timeline = Timeline.of(timeline) if isinstance(timeline, str) else timeline

@@ -62,7 +62,7 @@ class Info:
 class Emission:
     """Finished latents, final once released. `start` counts those emitted before, also when this one is empty.
 
-    `guide`: latents to decode first from an empty decoder cache, their frames dropped; only joins through pixels need it.
+    `guide`: latents to decode first from an empty decoder cache, their frames dropped (joins through pixels only).
     """
 
     start: int

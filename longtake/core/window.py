@@ -58,9 +58,7 @@ def sweep(
     limits = limits or rows
     size = grid.size - len(anchors)
     if size < grid.stride:
-        raise ValueError(
-            f"{len(anchors)} anchors leave {size} of {grid.size} rows, fewer than the stride {grid.stride}"
-        )
+        raise ValueError(f"{len(anchors)} anchors leave {size} of {grid.size} rows, below the stride {grid.stride}")
     merged: dict[tuple[int, ...], list[int]] = {}
     for block in _blocks(rows, grid.stride, offset):
         first = block.stop - size if grid.side == "before" else block.start

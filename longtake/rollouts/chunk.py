@@ -1,9 +1,10 @@
 """Chunk by chunk: each clip continues from the end of the one before, the simplest way to a long video.
 
 Two joins. `latent`: the last `overlap` latents stay in the window at level 0 and are read as they are (the models'
-own image-to-video training; nothing passes through pixels). `pixel`: the last picture is decoded and encoded again as the
-first image of the next clip, as image-to-video pipelines chain (k-step paper, Sec. 3.1); the guide's own frame, which
-both clips hold, is dropped from the second. Users trace colour drift to that round trip, so `latent` is the default.
+own image-to-video training; nothing passes through pixels). `pixel`: the last picture is decoded and encoded again as
+the first image of the next clip, as image-to-video pipelines chain (k-step paper, Sec. 3.1); the guide's own frame,
+which both clips hold, is dropped from the second. Users trace colour drift to that round trip, so `latent` is the
+default.
 
 Symbols of the k-step paper: chunk length -> window, steps -> schedule.num_steps.
 Deviation: the paper's models take one guide picture; here `overlap` latents may guide, and `pixel` always one.
@@ -50,7 +51,7 @@ class Chunk:
             raise ValueError(f"chunk.join must be latent or pixel, got {self.join!r}")
         if self.join == "pixel" and (self.overlap != 1 or self.codec is None):
             raise ValueError(
-                f"chunk.join=pixel guides by one picture: set chunk.overlap=1 (got {self.overlap}) and a codec"
+                f"chunk.join=pixel needs a codec and chunk.overlap=1, one guide picture; got {self.overlap}"
             )
 
     @property

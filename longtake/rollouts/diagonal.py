@@ -1,8 +1,8 @@
 """The machine that the diagonal methods share: one row of levels that slides along the timeline.
 
 Row i enters as pure noise and is at level S - (t - period * (i // group)) at tick t. With different integers this is
-one clip (`plain`), chunks, FIFO, PA-VDM, stage 1 of MIGA and diffusion forcing. A method's own file names its integers after
-its paper and adds what is its own.
+one clip (`plain`), chunks, FIFO, PA-VDM, stage 1 of MIGA and diffusion forcing. A method's own file names its integers
+after its paper and adds what is its own.
 
 Cost: every tick is one Jacobi sweep over the rows in flight, `grid` says how it is cut into windows.
 Rows held: those in flight, and `history` finished rows that windows still read.

@@ -106,6 +106,7 @@ def train(
     budget: Budget,
     check: Callable[[Run], dict[str, float]] | None = None,
     log_every: int = 50,
+    decay: float = 0.3,
 ) -> None:
     """Step until the budget is used or SIGTERM comes; saves every few minutes and at the end.
 
@@ -120,7 +121,7 @@ def train(
         run.optimizer.zero_grad()
         value.backward()
         norm = nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
-        run.optimizer.step(rate(progress, run.step))
+        run.optimizer.step(rate(progress, run.step, decay=decay))
         run.ema.update(run.model)
         run.step += 1
         logs.append({"loss": value.detach(), "norm": norm} | parts)
@@ -139,13 +140,3 @@ def _save(run: Run, check: Callable[[Run], dict[str, float]] | None) -> None:
     run.save()
     if check is not None:
         run.log(**check(run))
-
-
-def seconds_per_call(call: Callable[[], object], repeats: int = 3) -> float:
-    """Median wall time of a call, for notes and budgets."""
-    times = []
-    for _ in range(repeats):
-        start = time.monotonic()
-        call()
-        times.append(time.monotonic() - start)
-    return sorted(times)[repeats // 2]

@@ -1,0 +1,5 @@
+"""`python -m longtake` is the command line."""
+
+from longtake.apps.cli import main
+
+main()
