@@ -287,6 +287,24 @@ def test_seconds_names_and_json_keys(cli: Any, tiny: Path, tmp_path: Path) -> No
     assert finished.code == 0 and finished.json == again.json
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--method chunk --set chunk.join=pixel",
+        "--method chunk --set batch=2",
+        "--method fifo --set fifo.init=replicate",
+        "--method fifo --set fifo.lookahead=false --guidance 3",
+        "--method fifo --set fifo.eta=0.5 --solver ddim --preset lab",
+        "--method plain --solver unipc --frames 9",
+    ],
+)
+def test_a_plan_is_what_the_run_costs(cli: Any, tiny: Path, arguments: str) -> None:
+    words = [*([] if "--frames" in arguments else ["--frames", "30"]), *arguments.split()]
+    plan, run = make(cli, tiny, *words, "--dry-run"), make(cli, tiny, *words)
+    assert run.code == 0, run.err
+    assert (plan.json["nfe"], plan.json["latent_frames"]) == (run.json["nfe"], run.json["latent_frames"])
+
+
 def test_same_seed_same_frames_and_longer_begins_the_same(cli: Any, tiny: Path, whole: Path) -> None:
     said = make(cli, tiny, "--frames", 130, "--method", "fifo")
     long = read_trace(Path(said.json["run"]) / "trace.jsonl")

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from longtake.apps.lookup import advise, look_up
 from longtake.apps.settings import Request, Settings, decide, screen
 from longtake.apps.tables import Facts, Materials, method
@@ -27,7 +30,7 @@ def plan(request: Request) -> tuple[Settings, Facts, list[str]]:
         raise UsageError(
             f"{facts.name} cannot begin with a picture; use a model that can (Wan 2.2 TI2V), or --video CLIP"
         )
-    rollout_of(settings, _dry_materials(settings, facts))  # parameters that do not fit show now
+    dry_rollout(settings, facts.shape(facts.size), facts.window)  # parameters that do not fit show now
     return settings, facts, notes
 
 
@@ -39,11 +42,25 @@ def rollout_of(settings: Settings, materials: Materials) -> Any:
         raise UsageError(str(error)) from error
 
 
-def _dry_materials(settings: Settings, facts: Facts) -> Materials:
-    # Costs depend on the number of steps alone, not on the grid or the solver
-    shape = facts.shape((settings.width, settings.height))
+class NoCodec:
+    """Stands in for the autoencoder where only costs are asked for. `shape` is (C, H, W) of a latent."""
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        self.shape = shape
+
+    def decode(self, z: Tensor, cache: Any = None) -> tuple[Tensor, Any]:
+        """One black pixel a latent."""
+        return torch.zeros(len(z), 1, 1, 3, dtype=torch.uint8), None
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Latents without channels, as costs are counted on."""
+        return torch.zeros(len(frames), 0, *self.shape[1:])
+
+
+def dry_rollout(settings: Settings, shape: tuple[int, int, int], window: int) -> Any:
+    """The method with nothing loaded: costs depend on the number of steps alone, not on grid, solver or weights."""
     solver = Solver(settings.solver or "euler")
-    return Materials(shape, flow(settings.steps), solver, facts.window, codec=object())
+    return rollout_of(settings, Materials(shape, flow(settings.steps), solver, window, NoCodec(shape)))
 
 
 def dry_run(settings: Settings, facts: Facts) -> tuple[Forecast, int | None]:
@@ -51,7 +68,7 @@ def dry_run(settings: Settings, facts: Facts) -> tuple[Forecast, int | None]:
 
     An endless run is costed over 1,000 latents.
     """
-    rollout = rollout_of(settings, _dry_materials(settings, facts))
+    rollout = dry_rollout(settings, facts.shape(facts.size), facts.window)
     latents = None
     if settings.frames is not None:
         lead = 1 if settings.image else 0

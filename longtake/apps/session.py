@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from longtake.apps.planning import context_latents, cost, plan, rollout_of
+from longtake.apps.planning import context_latents, cost, dry_rollout, plan, rollout_of
 from longtake.apps.settings import Request, Settings
 from longtake.apps.tables import Materials
 from longtake.core.check import check
@@ -128,7 +128,8 @@ def _job(settings: Settings, model: Any, rollout: Any, context: tuple[Tensor, ..
             latents = -(-(settings.frames - bool(settings.image)) // can.temporal_compression)
         else:
             latents = can.num_latents(settings.frames)
-        expected = cost(rollout, latents, len(context), model.denoiser.cost).nfe
+        paper = dry_rollout(settings, can.latent_shape, can.window)
+        expected = cost(paper, latents, len(context), model.denoiser.cost).nfe
     form = Format(settings.width, settings.height, settings.rate)
     timeline = Timeline.of(settings.prompt)
     return Job(rollout, engine, model.codec, timeline, settings.seed, form, settings.frames, latents, context,

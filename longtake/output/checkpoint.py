@@ -164,9 +164,9 @@ class _Packer:
             return {"dataclass": _name(type(value)), "fields": parts}
         if isinstance(value, tuple) and hasattr(value, "_fields"):
             return {"named": _name(type(value)), "items": [self.pack(item) for item in value]}
-        kind = type(value)
+        kind: Any = type(value)
         if kind in (tuple, list, frozenset, set):
-            items = sorted(value, key=repr) if kind in (frozenset, set) else value
+            items: Any = sorted(value, key=repr) if kind in (frozenset, set) else value
             return {kind.__name__: [self.pack(item) for item in items]}
         if isinstance(value, dict):
             return {"dict": [[self.pack(key), self.pack(item)] for key, item in value.items()]}

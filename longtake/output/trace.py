@@ -57,8 +57,8 @@ def _parsed(data: bytes) -> list[dict[str, Any]]:
     for raw in data.split(b"\n")[:-1]:
         try:
             line = json.loads(raw)
-            tuple(line["frames"]), line["sha256"]
+            known = len(line["frames"]) == 2 and isinstance(line["sha256"], str)
         except (ValueError, KeyError, IndexError, TypeError):
             continue
-        lines.append(line)
+        lines += [line] if known else []
     return lines

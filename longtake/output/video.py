@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import av.error
 import numpy as np
 import torch
 from av.video.reformatter import ColorRange, Colorspace
