@@ -290,7 +290,6 @@ def test_seconds_names_and_json_keys(cli: Any, tiny: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "arguments",
     [
-        "--method chunk --set chunk.join=pixel",
         "--method chunk --set batch=2",
         "--method fifo --set fifo.init=replicate",
         "--method fifo --set fifo.lookahead=false --guidance 3",

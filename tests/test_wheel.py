@@ -1,4 +1,4 @@
-"""The wheel alone does the main job: a new environment, an empty folder, no network, no file outside --out and the cache."""
+"""The wheel alone does the main job: new environment, empty folder, no network, no file outside --out and the cache."""
 
 from __future__ import annotations
 

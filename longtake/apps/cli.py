@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
+from longtake.apps.train import train
 from longtake.errors import UsageError
 
 THREE = """longtake makes long, consistent video from short-clip video diffusion models. Try:
@@ -30,6 +31,7 @@ THREE = """longtake makes long, consistent video from short-clip video diffusion
 ClickError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app.add_typer(train, name="train")
 
 
 class Output(StrEnum):

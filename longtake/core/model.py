@@ -68,7 +68,7 @@ class Denoiser(Protocol):
 
 @runtime_checkable
 class Codec(Protocol):
-    """A video autoencoder that decodes latent by latent. Its cache is an explicit, serialisable value; None at the start.
+    """A video autoencoder that decodes latent by latent. Its cache is a value that can be saved, None at first.
 
     Frames are uint8 (F, H, W, 3). Decoding piece by piece equals decoding the whole.
     """

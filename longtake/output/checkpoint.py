@@ -166,7 +166,9 @@ class _Packer:
             return {"named": _name(type(value)), "items": [self.pack(item) for item in value]}
         kind: Any = type(value)
         if kind in (tuple, list, frozenset, set):
-            items: Any = sorted(value, key=repr) if kind in (frozenset, set) else value
+            items: Any = value
+            if kind in (frozenset, set):
+                items = sorted(items, key=repr)
             return {kind.__name__: [self.pack(item) for item in items]}
         if isinstance(value, dict):
             return {"dict": [[self.pack(key), self.pack(item)] for key, item in value.items()]}

@@ -128,15 +128,10 @@ def encode(frames: UInt8[Tensor, "T H W 3"], form: Format, comment: str | None =
     with av.open(buffer, "w", format="mp4", options={"movflags": flags}) as container:
         if comment:
             container.metadata["comment"] = comment
-        # One key frame, no frames out of order, one thread: the bytes are a function of the frames, on any machine
-        options = {
-            "crf": str(form.crf),
-            "preset": "medium",
-            "bf": "0",
-            "sc_threshold": "0",
-            "g": "100000",
-            "threads": "1",
-        }
+        # One key frame, no frames out of order, one thread, and no code that differs by CPU (x264's also reads memory
+        # that nobody set, and gives other bytes one time in a hundred): the bytes are a function of the frames
+        options = {"crf": str(form.crf), "preset": "medium", "bf": "0", "sc_threshold": "0", "g": "100000"}
+        options |= {"threads": "1", "x264-params": "cpu-independent=1"}
         stream: Any = container.add_stream("libx264", rate=form.fps, options=options)
         stream.width, stream.height = form.width + form.width % 2, form.height + form.height % 2
         stream.pix_fmt, stream.time_base = "yuv420p", tick

@@ -2,8 +2,8 @@
 
 The mechanism of ScalingNoise's beam search, of best-of-N per chunk and of particle methods. At a decision point each
 member forks into candidates (number 0 keeps the parent's own noise), all take a tick in lockstep, a reward ranks them
-and the best `width` stay. What is released is the longest prefix that all members share. Two lineages of equal merit could
-hold it back for ever, so after `max_lag` pending latents only the best member's relatives stay (SPINE.md 0.7).
+and the best `width` stay. What is released is the longest prefix that all members share. Two lineages of equal merit
+could hold it back for ever, so after `max_lag` pending latents only the best member's relatives stay (SPINE.md 0.7).
 
 Cost: at most width * num calls of the inner tick's windows; equal windows of relatives are evaluated once.
 One candidate and width 1 is the inner rollout, bit for bit.

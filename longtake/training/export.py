@@ -34,7 +34,7 @@ def settings() -> dict:
     """What `longtake.json` says: the settings that pocket was trained for."""
     return {
         "max_sequence_length": shapes.TEXT_LENGTH, "fps": shapes.FPS, "window": shapes.WINDOW, "steps": 24,
-        "guidance": 3.0, "width": shapes.SIZE, "height": shapes.SIZE,
+        "guidance": 3.0, "size": f"{shapes.SIZE}x{shapes.SIZE}", "vocabulary": "world",
     }  # fmt: skip
 
 
