@@ -295,6 +295,7 @@ def test_seconds_names_and_json_keys(cli: Any, tiny: Path, tmp_path: Path) -> No
         "--method fifo --set fifo.lookahead=false --guidance 3",
         "--method fifo --set fifo.eta=0.5 --solver ddim --preset lab",
         "--method plain --solver unipc --frames 9",
+        "--method chunk --set chunk.join=pixel",
     ],
 )
 def test_a_plan_is_what_the_run_costs(cli: Any, tiny: Path, arguments: str) -> None:

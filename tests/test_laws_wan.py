@@ -155,3 +155,37 @@ def test_a_thousand_ticks_in_flat_memory():
         if tick == 999:
             break
     assert sizes[-1] - sizes[0] <= max(0.02 * sizes[0], 8 << 20)
+
+
+def test_a_join_through_pixels_is_the_k_step_papers(tiny: Model):
+    """By hand: decode a clip alone, encode its last picture as the first image of the next, drop that frame."""
+    shape, schedule = tiny.denoiser.can.latent_shape, tiny.denoiser.schedule
+    rollout = Chunk(shape, schedule, Solver(tiny.solver), WINDOW, 1, "pixel", tiny.codec)
+    engine = Engine(tiny.denoiser)
+    state = engine.drive(rollout.init(7, Timeline.of(PROMPT)))
+    emissions = [e for _, e in stream(rollout, engine, state, 2 * WINDOW - 1) if e.latents]
+    first, second = emissions
+    assert (len(first.latents), len(second.latents)) == (WINDOW, WINDOW - 1) and first.guide == ()
+    frames, _ = tiny.codec.decode(torch.stack(first.latents))
+    picture = tiny.codec.encode(frames[-1:])[0]
+    assert torch.equal(second.guide[0], picture)
+    plain = Plain(shape, schedule, Solver(tiny.solver), WINDOW)
+    clip = engine.drive(plain.init(7, Timeline.of(PROMPT), [picture]))
+    # the same noise: rows of the second clip are drawn under their own places in time
+    rows = [normal(shape, root(7), "init", WINDOW + place) for place in range(WINDOW - 1)]
+    queue = [row if row.level == 0 else _with(row, x) for row, x in zip(clip.queue.rows, [picture, *rows], strict=True)]
+    clip = _with_rows(clip, queue)
+    latents = [x for _, e in stream(plain, engine, clip) for x in e.latents]
+    assert max(float((a - b).abs().max()) for a, b in zip(latents, second.latents, strict=True)) < 1e-5
+
+
+def _with(row: Any, x: torch.Tensor) -> Any:
+    from dataclasses import replace
+
+    return replace(row, x=x)
+
+
+def _with_rows(state: Any, rows: list[Any]) -> Any:
+    from dataclasses import replace
+
+    return replace(state, queue=replace(state.queue, rows=tuple(rows)))

@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from longtake.apps.lookup import advise, look_up
 from longtake.apps.settings import Request, Settings, decide, screen
 from longtake.apps.tables import Facts, Materials, method
-from longtake.core.plan import Forecast, forecast
+from longtake.core.plan import Forecast, GhostCodec, forecast
 from longtake.core.schedule import flow
 from longtake.core.solvers import Solver
 from longtake.errors import UsageError
@@ -42,25 +39,10 @@ def rollout_of(settings: Settings, materials: Materials) -> Any:
         raise UsageError(str(error)) from error
 
 
-class NoCodec:
-    """Stands in for the autoencoder where only costs are asked for. `shape` is (C, H, W) of a latent."""
-
-    def __init__(self, shape: tuple[int, int, int]) -> None:
-        self.shape = shape
-
-    def decode(self, z: Tensor, cache: Any = None) -> tuple[Tensor, Any]:
-        """One black pixel a latent."""
-        return torch.zeros(len(z), 1, 1, 3, dtype=torch.uint8), None
-
-    def encode(self, frames: Tensor) -> Tensor:
-        """Latents without channels, as costs are counted on."""
-        return torch.zeros(len(frames), 0, *self.shape[1:])
-
-
 def dry_rollout(settings: Settings, shape: tuple[int, int, int], window: int) -> Any:
     """The method with nothing loaded: costs depend on the number of steps alone, not on grid, solver or weights."""
     solver = Solver(settings.solver or "euler")
-    return rollout_of(settings, Materials(shape, flow(settings.steps), solver, window, NoCodec(shape)))
+    return rollout_of(settings, Materials(shape, flow(settings.steps), solver, window, GhostCodec()))
 
 
 def dry_run(settings: Settings, facts: Facts) -> tuple[Forecast, int | None]:

@@ -137,11 +137,25 @@ def emptied(rollout: Any) -> Any:
         value = getattr(rollout, field.name)
         if field.name == "shape":
             changes["shape"] = (0, *value[1:])
+        elif field.name == "codec" and value is not None:
+            changes["codec"] = GhostCodec()
         elif field.name == "reward":
             changes["reward"] = _Indifferent()
         elif field.name == "inner" and is_dataclass(value):
             changes["inner"] = emptied(value)
     return replace(rollout, **changes)
+
+
+class GhostCodec:
+    """Stands in for an autoencoder where only costs are asked for: its frames are the latents themselves."""
+
+    def decode(self, z: Tensor, cache: Any = None) -> tuple[Tensor, Any]:
+        """The latents, as if they were frames."""
+        return z, None
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """And back."""
+        return frames
 
 
 class _Indifferent:

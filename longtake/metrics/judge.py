@@ -27,7 +27,7 @@ class Judge(nn.Module):
         super().__init__()
         widths = [6, width, 2 * width, 4 * width, 5 * width]
         layers: list[nn.Module] = []
-        for i, o in zip(widths[:-1], widths[1:]):
+        for i, o in zip(widths[:-1], widths[1:], strict=True):
             layers += [nn.Conv2d(i, o, 3, stride=2, padding=1), nn.GroupNorm(8, o), nn.SiLU()]
         self.config = {"width": width, "memory": memory}
         self.eye = nn.Sequential(*layers)
@@ -45,7 +45,7 @@ class Judge(nn.Module):
         parts = self.still(means).split([len(SUBJECTS), len(PLACES), len(TIMES)], dim=1)
         course = self.course(self.place(seen.flatten(1)).unflatten(0, pairs.shape[:2]).transpose(1, 2))
         motion = self.motion(torch.cat([course.mean(2), course.amax(2)], dim=1))
-        return dict(zip(CLASSES, (*parts, motion)))
+        return dict(zip(CLASSES, (*parts, motion), strict=True))
 
 
 def pairs_of(video: Tensor) -> Tensor:

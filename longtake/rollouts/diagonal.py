@@ -101,8 +101,9 @@ class Diagonal:
         done = [row for row in queue.rows if row.index >= state.head and row.level == 0]
         head = state.head + len(done)
         emission = Emission(state.emitted, tuple(row.x for row in done if row.index >= 0))
-        # finished rows are read as they are: their solver memory is spent
-        queue = queue.replaced(replace(row, memory=Memory()) for row in done).since(head - self.history)
+        if done:
+            # finished rows are read as they are: their solver memory is spent
+            queue = queue.replaced(replace(row, memory=Memory()) for row in done).since(head - self.history)
         return self._admit(replace(state, queue=queue, tick=state.tick + 1, head=head)), emission
 
     def fresh(self, state: LineState) -> range:

@@ -40,7 +40,13 @@ def encode_clips(vae: nn.Module, seeds: range, num_frames: int, generator: torch
         mean, _, _ = fold.encode(vae, clip.pixels.to(device).float() / 127.5 - 1)
     ids, mask = text.tokenize(text.new_tokenizer(), [caption(s) for s in scenes])
     labels = torch.stack([clip.labels[name] for name in LABELS], dim=1)
-    return {"latents": mean.half().cpu(), "mask": token_mask(clip.mask).half(), "ids": ids, "text": mask, "labels": labels}
+    return {
+        "latents": mean.half().cpu(),
+        "mask": token_mask(clip.mask).half(),
+        "ids": ids,
+        "text": mask,
+        "labels": labels,
+    }
 
 
 def build(vae: nn.Module, path: Path, num: int, num_frames: int, minutes: float = 60.0) -> dict[str, Tensor]:
@@ -69,6 +75,6 @@ def statistics(data: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
 def window(data: dict[str, Tensor], batch: int, num_latents: int, generator: torch.Generator) -> dict[str, Tensor]:
     """A random batch of the first `num_latents` latents."""
     picks = torch.randint(0, len(data["latents"]), (batch,), generator=generator)
-    return {key: value[picks, :num_latents] if key in ("latents", "mask") else value[picks] for key, value in data.items()}
-
-
+    return {
+        key: value[picks, :num_latents] if key in ("latents", "mask") else value[picks] for key, value in data.items()
+    }

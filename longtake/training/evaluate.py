@@ -1,6 +1,6 @@
 """The numbers of `eval --suite world`: how well pocket draws what held-out captions say, and its VAE.
 
-    python -m longtake.training.evaluate --num 60
+python -m longtake.training.evaluate --num 60
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Writes pocket as a stock diffusers folder that `WanPipeline.from_pretrained` loads: fp16 safetensors and JSON.
 
-    python -m longtake.training.export --to longtake/models/weights/pocket
-    python -m longtake.training.export --random --to .cache/longtake/pocket-random
+python -m longtake.training.export --to longtake/models/weights/pocket
+python -m longtake.training.export --random --to .cache/longtake/pocket-random
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ def export(model: Pocket, vae: AutoencoderKLWan, mean: Tensor, std: Tensor, fold
     config.pop("torch_dtype", None)
     write(folder / "text_encoder/config.json", config | {"dtype": "float32"})
     text.save_tokenizer(text.new_tokenizer(), folder / "tokenizer")
-    scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shapes.SHIFT)
+    scheduler = UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shapes.SHIFT
+    )
     scheduler.save_pretrained(folder / "scheduler")
     index = {"_class_name": "WanPipeline", "_diffusers_version": "0.35.0", "boundary_ratio": None}
     write(folder / "model_index.json", index | {"expand_timesteps": True} | PARTS)

@@ -85,7 +85,7 @@ def _attention(x: Tensor, block: nn.Module) -> Tensor:
 
 def _middle(x: Tensor, block: nn.Module, past: _Past) -> Tensor:
     x = _residual(x, block.resnets[0], past)
-    for attention, resnet in zip(block.attentions, block.resnets[1:]):
+    for attention, resnet in zip(block.attentions, block.resnets[1:], strict=True):
         x = _residual(_attention(x, attention), resnet, past)
     return x
 

@@ -1,6 +1,6 @@
 """Trains the judge on rendered truth, half of it through pocket's VAE.
 
-    python -m longtake.training.judge --minutes 5
+python -m longtake.training.judge --minutes 5
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class Muon(torch.optim.Optimizer):
             m.lerp_(p.grad, 1 - group["momentum"])
             directions.append(p.grad.lerp(m, group["momentum"]).reshape(flat))
         updates = orthogonalise(torch.stack(directions)) * (0.2 * max(flat) ** 0.5)
-        for p, update in zip(params, updates):
+        for p, update in zip(params, updates, strict=True):
             p.mul_(1 - group["lr"] * group["decay"]).add_(update.view_as(p), alpha=-group["lr"])
 
 
@@ -61,20 +61,22 @@ def p_numel(shape: tuple[int, ...]) -> int:
 
 
 class Optimizer:
-    """AdamW and, if there are matrices for it, Muon; one factor scales both rates."""
+    """AdamW at `lr` and, if there are matrices for it, Muon at `muon` times that; one factor scales both."""
 
-    def __init__(self, matrices: list[nn.Parameter], others: list[nn.Parameter], lr: float, decay: float = 0.0) -> None:
+    def __init__(self, matrices: list[nn.Parameter], others: list[nn.Parameter], lr: float, muon: float = 1.0) -> None:
         self.parts: list[torch.optim.Optimizer] = []
+        self.rates: list[float] = []
         if matrices:
-            self.parts.append(Muon(matrices, lr=lr, decay=decay))
+            self.parts.append(Muon(matrices, lr=lr * muon))
+            self.rates.append(lr * muon)
         if others:
             self.parts.append(torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.0))
-        self.lr = lr
+            self.rates.append(lr)
 
     def step(self, factor: float = 1.0) -> None:
-        for part in self.parts:
+        for part, rate in zip(self.parts, self.rates, strict=True):
             for group in part.param_groups:
-                group["lr"] = self.lr * factor
+                group["lr"] = rate * factor
             part.step()
 
     def zero_grad(self) -> None:
@@ -85,5 +87,5 @@ class Optimizer:
         return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state: dict) -> None:
-        for part, saved in zip(self.parts, state["parts"]):
+        for part, saved in zip(self.parts, state["parts"], strict=True):
             part.load_state_dict(saved)

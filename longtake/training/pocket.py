@@ -28,6 +28,7 @@ from longtake.world.grammar import MOTIONS, PLACES, SUBJECTS, TIMES
 STAGES = {"stills": (1, 64), "short": (4, 32), "long": (12, 16)}  # latents, batch
 BEFORE = {"stills": None, "short": "stills", "long": "short"}
 RATE = 1.5e-3
+MUON = 2.5  # times RATE, for the matrices: spectral norm of an update 0.012 (256x256), right for a few thousand steps
 HEAD_BLOCK = 3  # the heads read what leaves this block (the fourth)
 CLASSES = (len(SUBJECTS), len(PLACES), len(TIMES), len(MOTIONS))
 
@@ -67,7 +68,7 @@ def optimizer(model: Pocket, lr: float = RATE) -> Optimizer:
     """Muon on the matrices of the blocks, AdamW on embeddings, time, text, norms and heads."""
     hidden = {n: p for n, p in model.named_parameters() if n.startswith("transformer.blocks") and n.endswith("weight")}
     hidden = {n: p for n, p in hidden.items() if p.ndim == 2}
-    return Optimizer(list(hidden.values()), [p for n, p in model.named_parameters() if n not in hidden], lr)
+    return Optimizer(list(hidden.values()), [p for n, p in model.named_parameters() if n not in hidden], lr, MUON)
 
 
 def draw_times(batch: int, num_latents: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -62,7 +62,9 @@ def train_preview(minutes: float, out: Path = CACHE, folder: Path = FOLDER, num:
     latents, truth = pairs(out, num)
     net = Preview()
     matrices = [p for p in net.parameters() if p.ndim == 4]
-    run = Run(out / "preview", net, Optimizer(matrices, [p for p in net.parameters() if p.ndim != 4], 3e-3), Ema(net, 0.995))
+    run = Run(
+        out / "preview", net, Optimizer(matrices, [p for p in net.parameters() if p.ndim != 4], 3e-3), Ema(net, 0.995)
+    )
     run.load()
 
     def loss(run: Run, progress: float) -> tuple[Tensor, dict[str, Tensor]]:

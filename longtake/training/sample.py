@@ -25,7 +25,7 @@ def sample(model: Pocket, captions: list[str], num_latents: int = shapes.WINDOW,
     x = torch.randn(len(captions), num_latents, channels, 8, 8, generator=generator).to(device)
     ids, mask = (v.to(device) for v in text.tokenize(text.new_tokenizer(), captions + [""] * len(captions)))
     lengths, levels = [shapes.TEXT_LENGTH] * len(ids), times(num_steps)
-    for now, after in zip(levels[:-1].tolist(), levels[1:].tolist()):
+    for now, after in zip(levels[:-1].tolist(), levels[1:].tolist(), strict=True):
         told = torch.full((len(ids), num_latents), now, device=device)
         with torch.autocast(device.type, torch.bfloat16):
             pair = model(torch.cat([x, x]), told, ids, mask, lengths).float()

@@ -1,0 +1,176 @@
+"""Training: the fold equals the stock VAE, runs resume bit-equal, texts and folders are what stock pipelines expect."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from diffusers import WanPipeline, WanTransformer3DModel
+from transformers import AutoTokenizer
+
+from longtake.metrics import judge as judging
+from longtake.training import cache, evaluate, export, fold, loop, optim, pocket, preview, sample, text, vae
+from longtake.world.captions import vocabulary
+
+CAPTION = "a dog walks right across green hills at noon"
+
+
+@pytest.fixture(scope="module")
+def autoencoder():
+    torch.manual_seed(0)
+    return export.AutoencoderKLWan(**vae.shapes.VAE).eval()  # every temporal slice random, unlike `new_vae`
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("pocket")
+    export.export_random(path)
+    return path
+
+
+@pytest.mark.parametrize("num_frames", [1, 5, 13])
+@torch.no_grad()
+def test_fold_equals_the_stock_forward(autoencoder, num_frames):
+    video = torch.rand(2, num_frames, 3, 64, 64) * 2 - 1
+    stock = autoencoder.encode(video.transpose(1, 2)).latent_dist
+    mean, log_variance, _ = fold.encode(autoencoder, video)
+    torch.testing.assert_close(mean, stock.mean.transpose(1, 2), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(log_variance, stock.logvar.transpose(1, 2), atol=1e-5, rtol=1e-5)
+    out, _ = fold.decode(autoencoder, mean)
+    expected = autoencoder.decode(mean.transpose(1, 2)).sample.transpose(1, 2)
+    torch.testing.assert_close(out.clamp(-1, 1), expected, atol=2e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_fold_streams(autoencoder):
+    video = torch.rand(1, 13, 3, 64, 64) * 2 - 1
+    mean, _, _ = fold.encode(autoencoder, video)
+    whole, _ = fold.decode(autoencoder, mean)
+    state, latents = None, []
+    for first, last in ((0, 1), (1, 5), (5, 13)):
+        part, _, state = fold.encode(autoencoder, video[:, first:last], state)
+        latents.append(part)
+    torch.testing.assert_close(torch.cat(latents, 1), mean, atol=1e-5, rtol=1e-5)
+    state, frames = None, []
+    for part in mean.split([1, 1, 2], dim=1):
+        out, state = fold.decode(autoencoder, part, state)
+        frames.append(out)
+    torch.testing.assert_close(torch.cat(frames, 1), whole, atol=2e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_new_vae_holds_each_still():
+    fresh = vae.new_vae()
+    mean, _, _ = fold.encode(fresh, (torch.rand(1, 1, 3, 64, 64) * 2 - 1).expand(-1, 9, -1, -1, -1))
+    frames, _ = fold.decode(fresh, mean)
+    torch.testing.assert_close(frames[:, 1:], frames[:, :1].expand(-1, 8, -1, -1, -1), atol=1e-4, rtol=1e-4)
+
+
+def test_tokenizer_knows_its_world_and_loads_as_stock(folder):
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    assert len(tokenizer) <= 600
+    ids = tokenizer(" ".join(vocabulary())).input_ids
+    assert tokenizer.unk_token_id not in ids and ids[-1] == tokenizer.eos_token_id
+    out = tokenizer([CAPTION, ""], padding="max_length", max_length=32, truncation=True)
+    assert sum(out.attention_mask[0]) == len(CAPTION.split()) + 1 and sum(out.attention_mask[1]) == 1
+    assert tokenizer.decode(out.input_ids[0], skip_special_tokens=True) == CAPTION
+
+
+@pytest.fixture(scope="module")
+def pipeline(folder):
+    return WanPipeline.from_pretrained(folder)
+
+
+@torch.no_grad()
+def test_padding_is_what_the_pipeline_gives(pipeline):
+    model = pocket.Pocket(pipeline.transformer, pipeline.text_encoder).eval()
+    ids, mask = text.tokenize(text.new_tokenizer(), [CAPTION, ""])
+    stock, empty = pipeline.encode_prompt(CAPTION, "", True, max_sequence_length=226)
+    stock = torch.cat([stock, empty])
+    ours = text.embed(model.text, ids, mask)
+    torch.testing.assert_close(ours, stock[:, : ours.shape[1]], atol=1e-5, rtol=1e-4)
+    assert not stock[:, ours.shape[1] :].any()
+    x, times = torch.randn(2, 2, 32, 8, 8), torch.tensor([[0.0, 0.5]]).expand(2, -1)
+    out = model(x, times, ids, mask, [226, 226])
+    model.padding.bias = None
+    plain = model.transformer(x.transpose(1, 2), 1000 * times.repeat_interleave(16, 1), stock, return_dict=False)[0]
+    torch.testing.assert_close(out, plain.transpose(1, 2), atol=1e-5, rtol=1e-4)
+
+
+def test_the_folder_samples_in_the_stock_pipeline(folder, pipeline):
+    assert pipeline.config.expand_timesteps and pipeline.transformer.dtype == torch.float32
+    settings = dict(height=64, width=64, num_frames=5, num_inference_steps=2, output_type="pt")
+    video = pipeline(CAPTION, generator=torch.Generator().manual_seed(0), **settings).frames
+    assert video.shape == (1, 5, 3, 64, 64) and video.isfinite().all()
+    assert json.loads((folder / "longtake.json").read_text())["max_sequence_length"] == 32
+    sizes = [file.stat().st_size for file in folder.rglob("*") if file.is_file()]
+    assert max(sizes) <= 15 * 2**20 and sum(sizes) <= 27 * 2**20
+    assert not list(folder.rglob("*.bin"))
+
+
+def tiny_run(path) -> loop.Run:
+    torch.manual_seed(0)
+    small = pocket.shapes.TRANSFORMER | dict(num_layers=1, ffn_dim=64, num_attention_heads=1, attention_head_dim=32)
+    model = pocket.Pocket(WanTransformer3DModel(**small), text.new_encoder())
+    run = loop.Run(path, model, pocket.optimizer(model), loop.Ema(model, 0.9))
+    run.generator.manual_seed(0)
+    return run
+
+
+def test_training_resumes_bit_equal(tmp_path):
+    data = cache.encode_clips(vae.new_vae(), range(4), 5, torch.Generator().manual_seed(0))
+    data["latents"] = data["latents"].float()
+
+    def loss(run, progress):
+        return pocket.flow_loss(run.model, cache.window(data, 2, 2, run.generator), run.generator, 0.5)
+
+    whole = tiny_run(tmp_path / "whole")
+    loop.train(whole, loss, loop.Budget(steps=3))
+    loop.train(tiny_run(tmp_path / "cut"), loss, Cut(2))
+    rest = tiny_run(tmp_path / "cut")
+    assert rest.load() and rest.step == 2
+    loop.train(rest, loss, loop.Budget(steps=3))
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, rest.model.state_dict()[name]), name
+    for name, value in whole.ema.shadow.items():
+        assert torch.equal(value, rest.ema.shadow[name]), name
+
+
+class Cut(loop.Budget):
+    """Three steps' schedule, stopped after `num`."""
+
+    def __init__(self, num: int) -> None:
+        super().__init__(steps=3)
+        self.num = num
+
+    def progress(self, seconds, step):
+        return 1.0 if step >= self.num else super().progress(seconds, step)
+
+
+def test_noise_levels_are_one_a_clip_with_clean_first_latents():
+    times, noisy = pocket.draw_times(400, 12, torch.Generator().manual_seed(0))
+    clean = (noisy == 0).sum(1)
+    assert 0.15 < (clean > 0).float().mean() < 0.35 and clean.max() == 4
+    for row, count in zip(times, clean, strict=True):
+        assert not row[:count].any() and row[count:].unique().numel() == 1 and 0 < row[-1] < 1
+
+
+def test_muon_orthogonalises():
+    out = optim.orthogonalise(torch.randn(2, 24, 48))
+    values = torch.linalg.svdvals(out)
+    assert values.min() > 0.4 and values.max() < 1.4
+
+
+def test_judge_preview_and_intervals():
+    said = judging.classify(judging.Judge(), torch.randint(0, 256, (2, 45, 3, 64, 64), dtype=torch.uint8))
+    assert {name: value.shape for name, value in said.items()} == {name: (2,) for name in judging.CLASSES}
+    net = preview.Preview()
+    assert net(torch.randn(3, 32, 8, 8)).shape == (3, 3, 64, 64)
+    assert 2 * sum(p.numel() for p in net.parameters()) <= 2**19
+    assert 2 * sum(p.numel() for p in judging.Judge().parameters()) <= 1.5 * 2**20
+    interval = evaluate.share(torch.tensor([True] * 9 + [False]))
+    assert interval["mean"] == pytest.approx(0.9)
+    assert interval["low"] < 0.9 < interval["high"] <= 1
+    assert sample.times(4).tolist() == pytest.approx([1, 0.9, 0.75, 0.5, 0])
