@@ -98,4 +98,14 @@ def describe_model(name: str) -> dict[str, Any]:
         "fps": facts.fps,
         "steps": facts.steps,
         "image_first": facts.image_first,
+        **(_world() if facts.vocabulary == "world" else {}),
     }
+
+
+def _world() -> dict[str, list[str]]:
+    """What a model of the embedded world knows, in its own words."""
+    from longtake.world.captions import vocabulary
+    from longtake.world.grammar import MOTIONS, PLACES, SUBJECTS, TIMES
+
+    parts = {"subjects": SUBJECTS, "places": PLACES, "times": TIMES, "motions": MOTIONS, "words": vocabulary()}
+    return {name: [str(word) for word in words] for name, words in parts.items()}

@@ -65,8 +65,8 @@ def _facts_of(model: Any) -> Facts:
     )
 
 
-def advise(prompt: str) -> list[str]:
-    """Lines on words that the model's world lacks. UsageError with prompts that work if nothing in it is known."""
+def advise(prompt: str) -> tuple[str, list[str]]:
+    """(the prompt in words that pocket knows, lines on those that it does not). UsageError if no subject is known."""
     from longtake.world.captions import EXAMPLES, advise
 
     advice = advise(prompt)
@@ -74,6 +74,6 @@ def advise(prompt: str) -> list[str]:
         examples = " | ".join(f'"{example}"' for example in EXAMPLES)
         raise UsageError(f"this model knows no subject in {prompt[:80]!r}; prompts that work: {examples}")
     if not advice.unknown:
-        return []
-    words = ", ".join(f"{word} (nearest: {near})" if near else word for word, near in advice.unknown)
-    return [f"words this model does not know: {words}"]
+        return advice.prompt, []
+    words = ", ".join(f"{word} (read as {near})" if near else f"{word} (left out)" for word, near in advice.unknown)
+    return advice.prompt, [f"words this model does not know: {words}"]

@@ -22,7 +22,8 @@ def plan(request: Request) -> tuple[Settings, Facts, list[str]]:
     facts = look_up(request)
     settings, notes = decide(request, facts)
     if facts.vocabulary == "world":
-        notes += advise(request.prompt)
+        read_as, words = advise(request.prompt)
+        settings, notes = replace(settings, read_as=read_as), [*notes, *words]
     if settings.image and not facts.image_first:
         raise UsageError(
             f"{facts.name} cannot begin with a picture; use a model that can (Wan 2.2 TI2V), or --video CLIP"

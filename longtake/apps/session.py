@@ -115,7 +115,7 @@ def build(settings: Settings, live: Any = None, fresh: bool = False) -> Session:
         model_hash=model.weights_hash,
         threads=torch.get_num_threads() if device.type == "cpu" else None,
     )
-    model.prepare([settings.prompt], release=live is None)
+    model.prepare([settings.read_as or settings.prompt], release=live is None)
     context = _context(settings, model) if fresh else ()
     return Session(settings, _job(settings, model, rollout, context), model, notes)
 
@@ -131,7 +131,7 @@ def _job(settings: Settings, model: Any, rollout: Any, context: tuple[Tensor, ..
         paper = dry_rollout(settings, can.latent_shape, can.window)
         expected = cost(paper, latents, len(context), model.denoiser.cost).nfe
     form = Format(settings.width, settings.height, settings.rate)
-    timeline = Timeline.of(settings.prompt)
+    timeline = Timeline.of(settings.read_as or settings.prompt)
     return Job(rollout, engine, model.codec, timeline, settings.seed, form, settings.frames, latents, context,
                bool(settings.image), expected)  # fmt: skip
 
@@ -142,7 +142,9 @@ def _context(settings: Settings, model: Any) -> tuple[Tensor, ...]:
         try:
             with Image.open(settings.image) as picture:
                 latents = model.codec.encode_image(picture, size)
-        except (UnidentifiedImageError, OSError) as error:
+        except Image.DecompressionBombError as error:
+            raise UsageError(f"--image {settings.image} is enormous; give one of at most 100 megapixels") from error
+        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
             raise UsageError(f"--image {settings.image} is not a picture that can be read") from error
     elif settings.video:
         many = 4 * context_latents(settings, model.window) - 3

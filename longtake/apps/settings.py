@@ -72,6 +72,7 @@ class Settings:
     dtype: str | None
     batch: int | None
     search: str = "none"
+    read_as: str | None = None  # the prompt in the model's own words, where it knows few
     model_name: str | None = None
     family: str | None = None
     license: str | None = None

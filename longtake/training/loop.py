@@ -127,13 +127,19 @@ def train(
         logs.append({"loss": value.detach(), "norm": norm} | parts)
         run.seconds, last = run.seconds + time.monotonic() - last, time.monotonic()
         if run.step % log_every == 0:
-            run.log(**{key: torch.stack([entry[key] for entry in logs]).mean() for key in logs[0]})
+            run.log(**averages(logs))
             logs.clear()
         if run.seconds - saved > 60 * budget.save_minutes:
             _save(run, check)
             saved, last = run.seconds, time.monotonic()
     _save(run, check)
     signal.signal(signal.SIGTERM, old)
+
+
+def averages(logs: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of every value over the steps that have it."""
+    keys = {key: None for entry in logs for key in entry}
+    return {key: torch.stack([entry[key] for entry in logs if key in entry]).mean() for key in keys}
 
 
 def _save(run: Run, check: Callable[[Run], dict[str, float]] | None) -> None:

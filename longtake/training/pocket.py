@@ -26,8 +26,10 @@ from longtake.training.vae import load_ema
 from longtake.world.grammar import MOTIONS, PLACES, SUBJECTS, TIMES
 
 STAGES = {"stills": (1, 64), "short": (4, 32), "long": (12, 16)}  # latents, batch
+STILLS = {"stills": 1.0, "short": 0.6, "long": 0.35}  # share of steps on stills: they show the most subjects a minute
 BEFORE = {"stills": None, "short": "stills", "long": "short"}
 RATE = 1.5e-3
+LONGEST = 28  # tokens of a caption that training reads; one length for all batches, so that nothing is recompiled
 MUON = 2.5  # times RATE, for the matrices: spectral norm of an update 0.012 (256x256), right for a few thousand steps
 HEAD_BLOCK = 3  # the heads read what leaves this block (the fourth)
 CLASSES = (len(SUBJECTS), len(PLACES), len(TIMES), len(MOTIONS))
@@ -165,23 +167,26 @@ def load_data(stage: str, out: Path, num: int | None = None) -> dict[str, Tensor
     mean, std = cache.statistics(clips)
     data = cache.build(vae, out / "stills.safetensors", num or 16000, 1, minutes=3) if stage == "stills" else clips
     latents = (data["latents"].float() - mean[:, None, None]) / std[:, None, None]
-    return data | {"latents": latents.half()}
+    return data | {"latents": latents.half(), "ids": data["ids"][:, :LONGEST], "text": data["text"][:, :LONGEST]}
 
 
 def train_pocket(minutes: float, stage: str = "stills", device: str = "cpu", out: Path = CACHE,
                  weights: Path | None = None, compiled: bool = True) -> None:  # fmt: skip
     """Train one stage for some minutes of wall time; `weights` continues from an exported pocket folder."""
-    num_latents, batch = STAGES[stage]
-    data, run = load_data(stage, out), start(stage, out, device, weights)
+    stills, clips = load_data("stills", out), load_data(stage, out)
+    run = start(stage, out, device, weights)
     if compiled:
         run.model.transformer.compile_repeated_blocks(dynamic=False)
 
     def loss(run: Run, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        part = cache.window(data, batch, num_latents, run.generator)
+        still = torch.rand((), generator=run.generator) < STILLS[stage]
+        num_latents, batch = STAGES["stills" if still else stage]
+        part = cache.window(stills if still else clips, batch, num_latents, run.generator)
         part["latents"] = part["latents"].float().to(device)
         aux = 0.5 - 0.2 * progress if stage == "stills" else 0.3 - 0.2 * progress
         with torch.autocast(device, torch.bfloat16):
-            return flow_loss(run.model, part, run.generator, aux)
+            value, logs = flow_loss(run.model, part, run.generator, aux)
+        return value, {f"{key}_{num_latents}" if key == "flow" else key: log for key, log in logs.items()}
 
     train(run, loss, Budget(minutes), log_every=50, decay=0.4 if stage == "long" else 0.05)
 

@@ -8,7 +8,6 @@ padding, so training keeps one of them and counts it as many (`PadCount`): equal
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 import torch
@@ -61,9 +60,7 @@ def tokenize(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> tuple[Tens
 
 
 def embed(encoder: UMT5EncoderModel, ids: Tensor, mask: Tensor) -> Tensor:
-    """Embeddings [N,L+1,128] with L the longest caption: zero after each text's own end, as `WanPipeline` gives."""
-    longest = int(mask.sum(1).max())
-    ids, mask = ids[:, :longest], mask[:, :longest]
+    """Embeddings [N,L+1,128] of ids [N,L]: zero after the text, as `WanPipeline` gives, and one zero more."""
     states = encoder(ids, mask).last_hidden_state * mask[..., None]
     return torch.nn.functional.pad(states, (0, 0, 0, 1))
 
@@ -78,7 +75,8 @@ class PadCount(WanAttnProcessor):
     def set(self, lengths: list[int], num_tokens: int) -> None:
         """`lengths`: padded text length of each sample; `num_tokens`: how many are really there (L+1)."""
         self.bias = torch.zeros(len(lengths), 1, 1, num_tokens)
-        self.bias[:, 0, 0, -1] = torch.tensor([math.log(max(n - num_tokens + 1, 1)) for n in lengths])
+        counts = torch.tensor([n - num_tokens + 1 for n in lengths], dtype=torch.float32)
+        self.bias[:, 0, 0, -1] = counts.clamp_min(0).log()
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, rotary_emb=None):
         bias = None if self.bias is None else self.bias.to(hidden_states)
