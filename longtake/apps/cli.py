@@ -131,6 +131,18 @@ def methods(name: NameArgument = None, format_: Format = Output.text) -> None:
     list_methods(name, format_ is Output.json)
 
 
+@app.command("eval")
+def evaluate(
+    suite: Annotated[str, typer.Option(help="what to measure by: world")] = "world",
+    model: Annotated[str, typer.Option(help="a name, a folder or a hub id")] = "pocket",
+    format_: Format = Output.text,
+) -> None:
+    """Measure how well a model draws what captions of its world say."""
+    from longtake.apps.evaluate import run_suite
+
+    run_suite(suite, model, format_ is Output.json)
+
+
 @app.command()
 def bench(
     profile: Annotated[Profile, typer.Option(help="how thorough")] = Profile.quick, format_: Format = Output.text

@@ -1,4 +1,4 @@
-"""The command `train`: pocket's parts, each stage resumable and stoppable at any moment. Needs diffusers, no network."""
+"""The command `train`: pocket's parts, each stage resumable and stoppable at any moment. Needs no network."""
 
 from __future__ import annotations
 
@@ -58,3 +58,16 @@ def pocket(
     from longtake.training.pocket import train_pocket
 
     train_pocket(minutes, stage.value, device, cache, weights)
+
+
+@train.command()
+def judge(
+    minutes: Minutes,
+    device: Device = "cpu",
+    cache: Cache = CACHE,
+    seed: Annotated[int, typer.Option(help="another seed makes an independent judge")] = 0,
+) -> None:
+    """The classifiers of subject, place, time and motion that measure pocket."""
+    from longtake.training.judge import train_judge
+
+    train_judge(minutes, device, cache, seed=seed)
