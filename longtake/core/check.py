@@ -49,17 +49,23 @@ def mixed_levels(leaf: Any) -> bool:
 
 
 def _decides(search: Any, leaf: Any) -> None:
-    # SPINE.md (d) 15: noise enters at the tail and shows in finished latents only after it has crossed the queue
-    if search.reward.needs and search.reward.needs <= {"past", "pixels"} and search.num > 1:
-        look, crossing = getattr(search, "look", None), -(-leaf.schedule.num_steps // 1)
-        one_level = leaf.line.period is None or leaf.line.period >= crossing
-        if isinstance(look, int) and look < crossing:
-            raise ValueError(
-                f"this reward reads finished latents and a candidate needs {crossing} ticks to finish, but the search "
-                f"looks {look} ahead; use look={crossing}, or a reward that reads rows in flight (x0)"
-            )
-        if look is None and search.when == "tick" and not one_level:
-            raise ValueError(
-                f"this reward reads finished latents, {crossing} ticks behind the noise that is chosen; use a reward "
-                f"that reads rows in flight (x0)"
-            )
+    # SPINE.md (d) 15: noise enters at the tail and shows in finished latents only when it has crossed the queue
+    needs = search.reward.needs
+    if search.num == 1 or not needs or not needs <= {"past", "pixels"}:
+        return
+    crossing, ahead = leaf.schedule.num_steps, _ticks_ahead(search, leaf)
+    if ahead < crossing:
+        remedy = f"look={crossing}" if hasattr(search, "look") else 'when="emission" on a method that finishes clips'
+        raise ValueError(
+            f"this reward reads finished latents, and a candidate's noise needs {crossing} ticks to finish, but the "
+            f"search scores it after {ahead}; use {remedy}, or a reward that reads rows in flight (x0)"
+        )
+
+
+def _ticks_ahead(search: Any, leaf: Any) -> int:
+    """Ticks between a candidate's fork and its score."""
+    look = getattr(search, "look", "emission" if getattr(search, "when", None) == "emission" else 1)
+    if look != "emission":
+        return look
+    line = leaf.line  # whole clips come out when their own noise is done; a queue emits older rows at every tick
+    return line.schedule.num_steps if line.period is None or line.period >= line.schedule.num_steps else 1

@@ -1,0 +1,106 @@
+"""Pairs that cannot work or cannot help are refused before any weights run, with what to do instead."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from longtake.core.check import check
+from longtake.core.model import Capabilities
+from longtake.core.schedule import flow
+from longtake.core.solvers import Solver
+from longtake.models.analytic import GaussianVideo
+from longtake.search.lookahead import Lookahead
+from longtake.search.population import Population
+from tests.cases import Smooth, oracle, rollouts, run, searches
+
+
+class Past(Smooth):
+    """Reads finished latents alone."""
+
+    needs = frozenset({"past"})
+
+    def __call__(self, views: Any) -> list[float]:
+        return [self._one(list(view.past)) for view in views]
+
+
+class OneLevel(GaussianVideo):
+    """A model without levels per row."""
+
+    @property
+    def can(self) -> Capabilities:
+        return replace(super().can, per_row_levels="no")
+
+
+@pytest.mark.parametrize("name", [*rollouts(), *searches()])
+def test_what_works_passes(name: str):
+    rollout = {**rollouts(), **searches()}[name]
+    assert check(rollout, oracle(rollout)) == []
+
+
+def test_methods_that_mix_levels_need_a_model_that_can():
+    for name, rollout in rollouts().items():
+        fits = oracle(rollout)
+        model = OneLevel(fits.schedule, fits.shape, fits.window)
+        if name in ("plain", "chunk disjoint"):
+            check(rollout, model)
+        else:
+            with pytest.raises(ValueError, match="one noise level per latent frame"):
+                check(rollout, model)
+
+
+def test_shapes_and_schedules_must_be_the_models():
+    rollout = rollouts()["fifo"]
+    with pytest.raises(ValueError, match="use the model's"):
+        check(replace(rollout, shape=(1, 3, 3)), oracle(rollout))
+    with pytest.raises(ValueError, match="one schedule"):
+        check(replace(rollout, schedule=flow(16, 5.0)), oracle(rollout))
+
+
+def test_a_horizon_shorter_than_the_queue_is_refused():
+    queue, clips = rollouts()["fifo"], rollouts()["chunk"]
+    for useless in (
+        Population(queue, Past(), num=2, when="tick"),
+        Population(queue, Past(), num=2, when="emission"),
+        Population(clips, Past(), num=2, when="tick"),
+        Lookahead(queue, Past(), num=2, look=15),
+        Lookahead(queue, Past(), num=2),
+    ):
+        with pytest.raises(ValueError, match="needs 16 ticks to finish"):
+            check(useless, oracle(queue))
+    for useful in (
+        Population(clips, Past(), num=2, when="emission"),
+        Lookahead(queue, Past(), num=2, look=16),
+        Lookahead(clips, Past(), num=2),
+    ):
+        assert check(useful, oracle(queue)) == []
+
+
+def test_the_refusal_is_right():
+    """A short look gains exactly nothing: every candidate has the same score at the time it is chosen.
+
+    (A longer one that is still too short sees only the faint trace that a row leaves on those before it.)
+    """
+    seen: list[tuple[float, ...]] = []
+
+    class Spy(Past):
+        def __call__(self, views: Any) -> list[float]:
+            scores = super().__call__(views)
+            seen.append(tuple(scores))
+            return scores
+
+    run(Lookahead(rollouts()["fifo"], Spy(), num=3, look=3), 12)
+    assert seen and all(len(set(scores)) == 1 for scores in seen)
+    seen.clear()
+    run(Lookahead(rollouts()["fifo"], Spy(), num=3, look=16), 6)
+    assert any(len(set(scores)) > 1 for scores in seen)
+
+
+def test_a_noisy_solver_under_a_search_of_the_tail_is_warned_of():
+    rollout = rollouts(Solver("ddim", 1.0))["fifo"]
+    (warning,) = check(Population(rollout, Smooth(), num=2, when="tick"), oracle(rollout))
+    assert "eta at most 0.5" in warning
+    calm = rollouts(Solver("ddim", 0.5))["fifo"]
+    assert check(Population(calm, Smooth(), num=2, when="tick"), oracle(calm)) == []
