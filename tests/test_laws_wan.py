@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from longtake.core.engine import Engine
+from longtake.core.forecast import forecast
 from longtake.core.noise import normal, root
-from longtake.core.plan import forecast
 from longtake.core.rollout import Timeline
 from longtake.core.solvers import Solver
 from longtake.core.stream import stream

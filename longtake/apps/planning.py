@@ -8,7 +8,8 @@ from typing import Any
 from longtake.apps.lookup import advise, look_up
 from longtake.apps.settings import Request, Settings, decide, screen
 from longtake.apps.tables import Facts, Materials, method
-from longtake.core.plan import Forecast, GhostCodec, forecast
+from longtake.core.forecast import Forecast, forecast
+from longtake.core.plan import GhostCodec
 from longtake.core.schedule import flow
 from longtake.core.solvers import Solver
 from longtake.errors import UsageError

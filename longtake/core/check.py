@@ -66,6 +66,6 @@ def _ticks_ahead(search: Any, leaf: Any) -> int:
     """Ticks between a candidate's fork and its score."""
     look = getattr(search, "look", "emission" if getattr(search, "when", None) == "emission" else 1)
     if look != "emission":
-        return look
+        return int(look)
     line = leaf.line  # whole clips come out when their own noise is done; a queue emits older rows at every tick
     return line.schedule.num_steps if line.period is None or line.period >= line.schedule.num_steps else 1

@@ -1,13 +1,13 @@
-"""Plans without a network: what a run will cost, which calls nothing reads, how far a change reaches back.
+"""Plans without a network: which calls nothing reads, and how far a change reaches back (what a run costs: forecast).
 
-All three run the rollout itself on latents without channels and watch the calls it makes, so there is no second
+All run the rollout itself on latents without channels and watch the calls it makes, so there is no second
 formula that could disagree with the code. Formulas stand in the tests, as the other side.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -17,47 +17,9 @@ from torch import Tensor
 from longtake.core.engine import Engine
 from longtake.core.model import Capabilities
 from longtake.core.rollout import Emission, Rollout, Timeline, View
-from longtake.core.rows import Row
 from longtake.core.schedule import NoiseSchedule
 from longtake.core.step import Call
-from longtake.core.tree import map_tensors, walk
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """The cost of a run before it is paid. For data-dependent searches nfe is a bound and `exact` is False."""
-
-    num_latents: int
-    nfe: int
-    frame_nfe: int
-    first_nfe: int
-    first_tick: int
-    peak_rows: int
-    exact: bool
-
-    @property
-    def nfe_per_latent(self) -> float:
-        """Network evaluations per emitted latent, warm-up included."""
-        return self.nfe / max(self.num_latents, 1)
-
-
-def forecast(
-    rollout: Rollout[Any], num_latents: int, timeline: Timeline | str = "", context: int = 0, cost: int = 1
-) -> Forecast:
-    """Run `rollout` without a network until `num_latents` are out, from `context` clean latents."""
-    from longtake.core.stream import stream  # the loop uses dead_calls from here
-
-    timeline = Timeline.of(timeline) if isinstance(timeline, str) else timeline
-    ghost, engine = emptied(rollout), Engine(_Ghost(cost), batch=1 << 20)
-    state = engine.drive(ghost.init(0, timeline, [torch.zeros(ghost.shape)] * context))
-    tick = first_nfe = first_tick = peak = 0
-    for state, emission in stream(ghost, engine, state, num_latents):
-        tick += 1
-        peak = max(peak, sum(isinstance(item, Row) for item in walk(state)))
-        if emission.latents and not first_tick:
-            first_nfe, first_tick = engine.meter.nfe, tick
-    meter = engine.meter
-    return Forecast(num_latents, meter.nfe, meter.frame_nfe, first_nfe, first_tick, peak, fixed(rollout))
+from longtake.core.tree import map_tensors
 
 
 def dead_calls(rollout: Rollout[Any], state: Any, until: int) -> list[frozenset[int]]:
@@ -165,7 +127,7 @@ class _Indifferent:
         return [0.0] * len(views)
 
 
-class _Ghost:
+class Ghost:
     """A denoiser of latents without channels."""
 
     schedule = NoiseSchedule((1.0, 0.0), (0.0, 1.0), (0.0, 1.0))
@@ -183,7 +145,7 @@ class _Watcher(Engine):
     """An engine that writes down the lists of calls it is asked for."""
 
     def __init__(self) -> None:
-        super().__init__(_Ghost(), batch=1 << 20)
+        super().__init__(Ghost(), batch=1 << 20)
         self.lists: list[list[Call]] = []
 
     def answer(self, calls: Sequence[Call], dead: Collection[int] = ()) -> list[Tensor]:

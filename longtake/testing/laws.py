@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from longtake.core.engine import Engine
+from longtake.core.forecast import forecast
 from longtake.core.model import Denoiser
 from longtake.core.noise import normal, root
-from longtake.core.plan import forecast
 from longtake.core.rollout import Reward, Rollout, Timeline, View
 from longtake.core.stream import stream
 from longtake.output.checkpoint import load, save
