@@ -2,6 +2,7 @@
 
     python -m longtake.training.vae --minutes 35 --stage stills
     python -m longtake.training.vae --minutes 15 --stage clips
+    python -m longtake.training.vae --minutes 60 --stage decoder   # latents stay, so the transformer stays valid
 
 The earlier temporal slices of every kernel start at zero and the up- and downsampling convolutions over time as
 copies, so that the VAE trained on stills already codes a clip (as held frames) when the clip stage begins.
@@ -21,7 +22,12 @@ from longtake.training.loop import CACHE, Budget, Ema, Run, train
 from longtake.training.optim import Optimizer
 from longtake.training.pool import Pool, clips
 
-STAGES = {"stills": dict(frames=1, batch=32, lr=2e-3), "clips": dict(frames=9, batch=6, lr=1e-3)}
+STAGES = {
+    "stills": dict(frames=1, batch=32, lr=2e-3),
+    "clips": dict(frames=9, batch=6, lr=1e-3),
+    "decoder": dict(frames=9, batch=6, lr=1e-3),
+}
+BEFORE = {"clips": "stills", "decoder": "clips"}
 
 
 def new_vae(config: dict = shapes.VAE) -> AutoencoderKLWan:
@@ -101,9 +107,11 @@ def _start(stage: str, out: Path, weights: Path | None, device: str) -> Run:
                 _still(layer, fresh=False)
     elif weights is not None:
         vae = AutoencoderKLWan.from_pretrained(weights, torch_dtype=torch.float32)
-    elif stage == "clips":
-        load_ema(out / "vae-stills/checkpoint.pt", vae)
+    elif stage in BEFORE:
+        load_ema(out / f"vae-{BEFORE[stage]}/checkpoint.pt", vae)
     vae.to(device)
+    vae.encoder.requires_grad_(stage != "decoder")
+    vae.quant_conv.requires_grad_(stage != "decoder")
     run = Run(out / f"vae-{stage}", vae, optimizer(vae, STAGES[stage]["lr"]), Ema(vae, 0.999))
     run.generator.manual_seed(1)
     run.load()

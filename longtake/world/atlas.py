@@ -32,7 +32,7 @@ def cells(device: str = "cpu") -> torch.Tensor:
 def height_share(subject: str) -> float:
     """Return how much of its cell's height a subject fills, 0..1."""
     first = subject_cell(subject)
-    covered = cells()[first:first + LOOP, 3].amax(dim=(0, 2)) > 0.1
+    covered = cells()[first : first + LOOP, 3].amax(dim=(0, 2)) > 0.1
     return float(covered.sum()) / CELL
 
 

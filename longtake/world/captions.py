@@ -12,9 +12,11 @@ from longtake.world.grammar import KIND_OF, MOTIONS_OF, PLACES_OF, PROPS_OF, SUB
 from longtake.world.places import seeded
 from longtake.world.words import INFLECTED, SILENT, SYNONYMS
 
-EXAMPLES = ("a dog walks right across green hills at noon",
-            "a dolphin leaps in an arc in the sea at dusk",
-            "a rocket flies in circles over the desert at night")
+EXAMPLES = (
+    "a dog walks right across green hills at noon",
+    "a dolphin leaps in an arc in the sea at dusk",
+    "a rocket flies in circles over the desert at night",
+)
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,15 @@ class Parsed:
             raise ValueError("the prompt names no subject that pocket knows")
         sort = KIND_OF[self.subject]
         motion = self.motion or ("right" if "right" in MOTIONS_OF[sort] else "float")
-        return Scene(self.subject, self.place or PLACES_OF[sort][0], self.time or "noon", motion,
-                     self.camera or "still", self.prop, **hidden)
+        return Scene(
+            self.subject,
+            self.place or PLACES_OF[sort][0],
+            self.time or "noon",
+            motion,
+            self.camera or "still",
+            self.prop,
+            **hidden,
+        )
 
 
 @dataclass(frozen=True)
@@ -65,8 +74,7 @@ def caption(scene: Scene, paraphrase: int | None = None) -> str:
     if scene.prop:
         where += f" {beside} {_with_article(phrases.PROP.get(scene.prop, scene.prop))}"
     camera = pick(phrases.CAMERA[scene.camera])
-    sentence = pick((f"{who} {does} {where} {when}", f"{when}, {who} {does} {where}",
-                     f"{who} {does} {where}, {when}"))
+    sentence = pick((f"{who} {does} {where} {when}", f"{when}, {who} {does} {where}", f"{who} {does} {where}, {when}"))
     return f"{sentence}, {camera}" if camera else sentence
 
 
@@ -94,8 +102,16 @@ def vocabulary() -> tuple[str, ...]:
     """Return every word a caption may hold, sorted; commas are the only other token."""
     texts = [*SUBJECTS, "a an left right camera"]
     texts += [name for names in PROPS_OF.values() for name in names] + list(phrases.PROP.values())
-    tables = [phrases.TRAVEL, phrases.HASTE, *phrases.STAY.values(), phrases.PLACE, phrases.ACROSS,
-              phrases.IN, phrases.TIME, phrases.CAMERA]
+    tables = [
+        phrases.TRAVEL,
+        phrases.HASTE,
+        *phrases.STAY.values(),
+        phrases.PLACE,
+        phrases.ACROSS,
+        phrases.IN,
+        phrases.TIME,
+        phrases.CAMERA,
+    ]
     texts += [text for table in tables for options in table.values() for text in options]
     texts += phrases.OVER + phrases.NEAR
     return tuple(sorted({word for text in texts for word in _tokens(text.replace("{d}", ""))}))
@@ -112,13 +128,23 @@ def _concepts() -> dict[str, tuple[str, str]]:
     for names in PROPS_OF.values():
         for name in names:
             table[name] = ("prop", name)
-    for place, words in {"green hills": "hills grassy", "meadow": "meadow flowery",
-                         "sea": "sea ocean", "beach": "beach sandy", "desert": "desert dunes",
-                         "snow": "snow snowy", "forest": "forest woods",
-                         "city": "city street"}.items():
+    for place, words in {
+        "green hills": "hills grassy",
+        "meadow": "meadow flowery",
+        "sea": "sea ocean",
+        "beach": "beach sandy",
+        "desert": "desert dunes",
+        "snow": "snow snowy",
+        "forest": "forest woods",
+        "city": "city street",
+    }.items():
         table |= {word: ("place", place) for word in words.split()}
-    for time, words in {"dawn": "dawn sunrise morning early", "noon": "noon midday sunny",
-                        "dusk": "dusk sunset evening", "night": "night moonlight stars"}.items():
+    for time, words in {
+        "dawn": "dawn sunrise morning early",
+        "noon": "noon midday sunny",
+        "dusk": "dusk sunset evening",
+        "night": "night moonlight stars",
+    }.items():
         table |= {word: ("time", time) for word in words.split()}
     return table
 
@@ -135,8 +161,7 @@ def parse(text: str) -> Parsed:
     first = {field: values[0] if values else None for field, values in found.items()}
     subject = first["subject"]
     others = tuple(dict.fromkeys(s for s in found["subject"] if s != subject))
-    return Parsed(**first, motion=_motion(words, subject), camera=camera, others=others,
-                  unknown=tuple(unknown))
+    return Parsed(**first, motion=_motion(words, subject), camera=camera, others=others, unknown=tuple(unknown))
 
 
 def _camera(words: list[str]) -> tuple[list[str], str | None]:
@@ -156,10 +181,15 @@ def _camera(words: list[str]) -> tuple[list[str], str | None]:
 def _motion(words: list[str], subject: str | None) -> str | None:
     """Return the motion the verbs and adverbs mean, if the subject can do it."""
     said = set(words)
-    rules = (("circle", {"circle", "circles"}), ("arc", {"arc", "arcs", "swoops"}),
-             ("jump", {"jumps", "jumping", "bounces", "bouncing", "hops", "leaps"}),
-             ("left", {"left"}), ("right", {"right"}), ("updown", {"up", "down", "rocks"}),
-             ("float", {"floats", "floating", "hovers", "rests"}))
+    rules = (
+        ("circle", {"circle", "circles"}),
+        ("arc", {"arc", "arcs", "swoops"}),
+        ("jump", {"jumps", "jumping", "bounces", "bouncing", "hops", "leaps"}),
+        ("left", {"left"}),
+        ("right", {"right"}),
+        ("updown", {"up", "down", "rocks"}),
+        ("float", {"floats", "floating", "hovers", "rests"}),
+    )
     motion = next((name for name, marks in rules if marks & said), None)
     if motion is None or subject is None or motion in MOTIONS_OF[KIND_OF[subject]]:
         return motion
@@ -175,8 +205,8 @@ def _known_words(text: str) -> tuple[list[str], list[tuple[str, str | None]]]:
     at = 0
     while at < len(tokens):
         for length in (3, 2, 1):
-            phrase = " ".join(tokens[at:at + length])
-            foreign = not known.issuperset(tokens[at:at + length])
+            phrase = " ".join(tokens[at : at + length])
+            foreign = not known.issuperset(tokens[at : at + length])
             if length > 1 and foreign and phrase in SYNONYMS:
                 break
         at += length

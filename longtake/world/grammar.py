@@ -10,24 +10,43 @@ import hashlib
 import random
 from dataclasses import dataclass
 
-LAND = ("dog", "cat", "cow", "ox", "horse", "ram", "goat", "sheep", "pig", "elephant", "tiger",
-        "leopard", "rabbit", "deer", "kangaroo", "llama", "camel", "rooster", "penguin", "turtle",
-        "crocodile", "snail")
+LAND = (
+    "dog",
+    "cat",
+    "cow",
+    "ox",
+    "horse",
+    "ram",
+    "goat",
+    "sheep",
+    "pig",
+    "elephant",
+    "tiger",
+    "leopard",
+    "rabbit",
+    "deer",
+    "kangaroo",
+    "llama",
+    "camel",
+    "rooster",
+    "penguin",
+    "turtle",
+    "crocodile",
+    "snail",
+)
 WATER = ("duck", "swan", "whale", "dolphin", "shark", "fish")
 BOATS = ("sailboat",)
 VEHICLES = ("bus", "car", "truck", "tractor", "locomotive")
 FLYERS = ("butterfly", "owl")
 AIRCRAFT = ("rocket", "helicopter", "airplane")
 
-KINDS = {"land": LAND, "water": WATER, "boat": BOATS, "vehicle": VEHICLES, "flyer": FLYERS,
-         "aircraft": AIRCRAFT}
+KINDS = {"land": LAND, "water": WATER, "boat": BOATS, "vehicle": VEHICLES, "flyer": FLYERS, "aircraft": AIRCRAFT}
 SUBJECTS = LAND + WATER + BOATS + VEHICLES + FLYERS + AIRCRAFT
 KIND_OF = {subject: kind for kind, members in KINDS.items() for subject in members}
 
 PLACES = ("green hills", "meadow", "sea", "beach", "desert", "snow", "forest", "city")
 DRY = tuple(place for place in PLACES if place != "sea")
-PLACES_OF = {"land": DRY, "water": ("sea",), "boat": ("sea",), "vehicle": DRY,
-             "flyer": PLACES, "aircraft": PLACES}
+PLACES_OF = {"land": DRY, "water": ("sea",), "boat": ("sea",), "vehicle": DRY, "flyer": PLACES, "aircraft": PLACES}
 
 TIMES = ("dawn", "noon", "dusk", "night")
 
@@ -45,9 +64,32 @@ CAMERAS = ("still", "pan left", "pan right", "zoom in", "zoom out")
 # A camera that already follows a travelling subject cannot be seen to pan.
 TRAVELLING = ("left", "right", "arc")
 
-PROPS = ("tree", "evergreen", "palm", "cactus", "tulip", "sunflower", "daisy", "mushroom",
-         "house", "hut", "castle", "tent", "rock", "snowman", "umbrella", "island",
-         "tower", "fountain", "wheel", "cloud", "stump", "circus", "shell", "christmas tree")
+PROPS = (
+    "tree",
+    "evergreen",
+    "palm",
+    "cactus",
+    "tulip",
+    "sunflower",
+    "daisy",
+    "mushroom",
+    "house",
+    "hut",
+    "castle",
+    "tent",
+    "rock",
+    "snowman",
+    "umbrella",
+    "island",
+    "tower",
+    "fountain",
+    "wheel",
+    "cloud",
+    "stump",
+    "circus",
+    "shell",
+    "christmas tree",
+)
 # Props a caption may name, by place; the other sprites only decorate.
 PROPS_OF = {
     "green hills": ("tree", "house", "castle", "sunflower", "tent"),
@@ -92,8 +134,7 @@ def kind(scene: Scene) -> str:
 
 def combinations() -> list[tuple[str, str, str]]:
     """Return every sensible (subject, place, motion)."""
-    return [(s, p, m) for s in SUBJECTS for p in PLACES_OF[KIND_OF[s]]
-            for m in MOTIONS_OF[KIND_OF[s]]]
+    return [(s, p, m) for s in SUBJECTS for p in PLACES_OF[KIND_OF[s]] for m in MOTIONS_OF[KIND_OF[s]]]
 
 
 def is_held_out(subject: str, place: str, motion: str) -> bool:
@@ -115,8 +156,7 @@ def scene(seed: int, split: str = "train") -> Scene:
             break
     cameras = ("still",) * 6 + (CAMERAS[3:] if motion in TRAVELLING else CAMERAS[1:])
     prop = _pick(draw, PROPS_OF[place]) if draw() < 0.35 else None
-    return Scene(subject, place, _pick(draw, TIMES), motion, _pick(draw, cameras), prop,
-                 **_hidden(draw))
+    return Scene(subject, place, _pick(draw, TIMES), motion, _pick(draw, cameras), prop, **_hidden(draw))
 
 
 def _hidden(draw) -> dict:

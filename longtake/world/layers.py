@@ -58,9 +58,11 @@ class Band:
 def edge(band: Band, x: Tensor) -> Tensor:
     """Return the y of a band's upper edge [N, W] at landscape positions ``x`` [N, W]."""
     pitch, phase = band.pitch[:, None], band.table * TURN
-    waves = (0.55 * torch.sin(TURN * pitch * x + phase[:, :1])
-             + 0.30 * torch.sin(TURN * 1.73 * pitch * x + phase[:, 1:2])
-             + 0.15 * torch.sin(TURN * 3.1 * pitch * x + phase[:, 2:3]))
+    waves = (
+        0.55 * torch.sin(TURN * pitch * x + phase[:, :1])
+        + 0.30 * torch.sin(TURN * 1.73 * pitch * x + phase[:, 1:2])
+        + 0.15 * torch.sin(TURN * 3.1 * pitch * x + phase[:, 2:3])
+    )
     cells = x * pitch
     cell = torch.floor(cells)
     part = cells - cell
@@ -96,16 +98,24 @@ def draw_band(canvas: Tensor, band: Band, view: View) -> Tensor:
 def _grain(band: Band, x: Tensor, y: Tensor, seconds: Tensor) -> tuple[Tensor, Tensor]:
     """Return the brightness pattern as rows [N, H, 4] times columns [N, 4, W]."""
     time = seconds[:, None]
-    rows = torch.stack([
-        torch.sin(TURN * 11 * y),
-        torch.sin(TURN * 5.3 * y),
-        ((0.022 - (y - 0.955).abs()) * 60).clamp(0, 1),
-        (torch.sin(TURN * 13 * y) * 2).clamp(0, 1)], 2)
-    columns = torch.stack([
-        torch.sin(TURN * (1.9 * x + 0.25 * time)) + 0.5 * torch.sin(TURN * (4.3 * x - 0.2 * time)),
-        torch.sin(TURN * 2.1 * x) + 0.6 * torch.sin(TURN * 3.7 * x + 1),
-        (torch.sin(TURN * 2 * x) * 3).clamp(0, 1),
-        (torch.sin(TURN * 4 * band.pitch[:, None] * x) * 2).clamp(0, 1)], 1)
+    rows = torch.stack(
+        [
+            torch.sin(TURN * 11 * y),
+            torch.sin(TURN * 5.3 * y),
+            ((0.022 - (y - 0.955).abs()) * 60).clamp(0, 1),
+            (torch.sin(TURN * 13 * y) * 2).clamp(0, 1),
+        ],
+        2,
+    )
+    columns = torch.stack(
+        [
+            torch.sin(TURN * (1.9 * x + 0.25 * time)) + 0.5 * torch.sin(TURN * (4.3 * x - 0.2 * time)),
+            torch.sin(TURN * 2.1 * x) + 0.6 * torch.sin(TURN * 3.7 * x + 1),
+            (torch.sin(TURN * 2 * x) * 3).clamp(0, 1),
+            (torch.sin(TURN * 4 * band.pitch[:, None] * x) * 2).clamp(0, 1),
+        ],
+        1,
+    )
     return rows, columns * band.grains[:, :, None]
 
 
@@ -137,8 +147,9 @@ def draw_sky(sky: Sky, xs: Tensor, ys: Tensor) -> Tensor:
     down = (ys / 0.62).clamp(0, 1)
     column = torch.lerp(sky.top[:, :, None], sky.bottom[:, :, None], down)
     canvas = column[..., None].expand(-1, -1, -1, len(xs)).clone()
-    distance = torch.sqrt((ys[:, None] - sky.lamp_xy[:, 1, None, None]) ** 2
-                          + (xs - sky.lamp_xy[:, 0, None, None]) ** 2)
+    distance = torch.sqrt(
+        (ys[:, None] - sky.lamp_xy[:, 1, None, None]) ** 2 + (xs - sky.lamp_xy[:, 0, None, None]) ** 2
+    )
     radius = sky.lamp_radius[:, None, None]
     halo = torch.exp(-((distance / (3.2 * radius)) ** 2)) * sky.glow[:, None, None]
     disc = ((radius - distance) * len(ys) + 0.5).clamp(0, 1)

@@ -42,9 +42,18 @@ def path(scene: Scene, seconds: np.ndarray) -> Path:
     heading = {"left": -1, "right": 1}.get(scene.motion, scene.heading)
     floor = ground(scene)
     start = 7.31 * scene.phase  # seconds into every loop; unrelated to the loops' periods
-    course = Path(x=0.5 + zero, y=floor + zero, lift=zero, mirror=heading * one, tilt=zero,
-                  squash=one, scale=one, frame=np.floor((seconds * scene.speed + start) * 6),
-                  scroll=zero + 9 * scene.phase, zoom=_zoom(scene, seconds))
+    course = Path(
+        x=0.5 + zero,
+        y=floor + zero,
+        lift=zero,
+        mirror=heading * one,
+        tilt=zero,
+        squash=one,
+        scale=one,
+        frame=np.floor((seconds * scene.speed + start) * 6),
+        scroll=zero + 9 * scene.phase,
+        zoom=_zoom(scene, seconds),
+    )
     _MOVES[scene.motion](course, scene, scene.speed * seconds + start, heading)
     if scene.motion in TRAVELLING:
         travel = 0.30 * heading * scene.speed
@@ -62,8 +71,14 @@ def paths(scenes: list[Scene], seconds: np.ndarray) -> Path:
 
 def ground(scene: Scene) -> float:
     """Return the y on which the subject stands, swims or flies when it is at rest."""
-    low, high = {"land": (0.93, 0.84), "vehicle": (0.93, 0.84), "water": (0.93, 0.87),
-                 "boat": (0.92, 0.86), "flyer": (0.78, 0.66), "aircraft": (0.76, 0.64)}[kind(scene)]
+    low, high = {
+        "land": (0.93, 0.84),
+        "vehicle": (0.93, 0.84),
+        "water": (0.93, 0.87),
+        "boat": (0.92, 0.86),
+        "flyer": (0.78, 0.66),
+        "aircraft": (0.76, 0.64),
+    }[kind(scene)]
     return low + (high - low) * scene.height
 
 
@@ -131,5 +146,12 @@ def _updown(course: Path, scene: Scene, t: np.ndarray, heading: int) -> None:
     course.tilt = -0.07 * np.cos(TURN * t / 3.2) * heading
 
 
-_MOVES = {"left": _travel, "right": _travel, "jump": _jump, "circle": _circle, "arc": _arc,
-          "float": _float, "updown": _updown}
+_MOVES = {
+    "left": _travel,
+    "right": _travel,
+    "jump": _jump,
+    "circle": _circle,
+    "arc": _arc,
+    "float": _float,
+    "updown": _updown,
+}

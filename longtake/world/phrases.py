@@ -18,29 +18,35 @@ HASTE = {
 STAY = {
     "land": {
         "jump": ("jumps up and down", "bounces up and down", "hops", "is jumping"),
-        "circle": ("walks in circles", "runs in a circle", "wanders in circles")},
+        "circle": ("walks in circles", "runs in a circle", "wanders in circles"),
+    },
     "vehicle": {
         "jump": ("bounces up and down", "jumps up and down", "is bouncing"),
-        "circle": ("drives in circles", "drives in a circle", "rolls in circles")},
+        "circle": ("drives in circles", "drives in a circle", "rolls in circles"),
+    },
     "water": {
         "jump": ("jumps up and down", "leaps up and down", "is jumping"),
         "circle": ("swims in circles", "swims in a circle", "glides in circles"),
         "arc": ("leaps in an arc", "swims in an arc", "leaps in great arcs"),
-        "float": ("floats", "rests", "is floating")},
+        "float": ("floats", "rests", "is floating"),
+    },
     "boat": {
         "circle": ("sails in circles", "sails in a circle"),
         "float": ("floats", "rests", "is floating"),
-        "updown": ("rocks up and down", "moves up and down")},
+        "updown": ("rocks up and down", "moves up and down"),
+    },
     "flyer": {
         "circle": ("flies in circles", "flies in a circle", "flutters in circles"),
         "arc": ("flies in an arc", "swoops in great arcs"),
         "float": ("floats", "hovers", "is floating"),
-        "updown": ("flies up and down", "moves up and down")},
+        "updown": ("flies up and down", "moves up and down"),
+    },
     "aircraft": {
         "circle": ("flies in circles", "flies in a circle", "soars in circles"),
         "arc": ("flies in an arc", "swoops in great arcs"),
         "float": ("floats", "hovers", "is floating"),
-        "updown": ("flies up and down", "moves up and down")},
+        "updown": ("flies up and down", "moves up and down"),
+    },
 }
 PLACE = {
     "green hills": ("green hills", "rolling hills", "grassy hills"),

@@ -35,8 +35,14 @@ class Clip:
 
 
 @torch.no_grad()
-def render(scenes: list[Scene], num_frames: int, start: int | list[int] = 0, size: int = 64,
-           fps: float = 8.0, device: str = "cpu") -> Clip:
+def render(
+    scenes: list[Scene],
+    num_frames: int,
+    start: int | list[int] = 0,
+    size: int = 64,
+    fps: float = 8.0,
+    device: str = "cpu",
+) -> Clip:
     """Draw ``num_frames`` frames of each scene from frame ``start`` (one for all or one each).
 
     A frame depends on its scene and its own index only: a later start gives the same pictures
@@ -55,16 +61,21 @@ def render(scenes: list[Scene], num_frames: int, start: int | list[int] = 0, siz
         picks = torch.arange(at, min(at + CHUNK, len(pixels)), device=device)
         pixels[picks], mask[picks] = _draw(stage, skies, picks, picks // num_frames)
     shape = (count, num_frames)
-    return Clip(pixels.view(*shape, 3, size, size), mask.view(*shape, size, size),
-                stage.box[:, :2].reshape(*shape, 2), stage.box[:, 2].reshape(shape),
-                _labels(scenes, device))
+    return Clip(
+        pixels.view(*shape, 3, size, size),
+        mask.view(*shape, size, size),
+        stage.box[:, :2].reshape(*shape, 2),
+        stage.box[:, 2].reshape(shape),
+        _labels(scenes, device),
+    )
 
 
 def _labels(scenes: list[Scene], device: str) -> dict[str, Tensor]:
-    names = {"subject": SUBJECTS, "place": PLACES, "time": TIMES, "motion": MOTIONS,
-             "camera": CAMERAS}
-    return {field: torch.tensor([words.index(getattr(s, field)) for s in scenes], device=device)
-            for field, words in names.items()}
+    names = {"subject": SUBJECTS, "place": PLACES, "time": TIMES, "motion": MOTIONS, "camera": CAMERAS}
+    return {
+        field: torch.tensor([words.index(getattr(s, field)) for s in scenes], device=device)
+        for field, words in names.items()
+    }
 
 
 def _draw(stage: staging.Stage, skies: Tensor, n: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,13 +122,18 @@ def _subject(stage: staging.Stage, n: Tensor) -> Tensor:
     wide, high = half * stage.mirror[n], half * stage.squash[n]
     # affine_grid's output runs over -1..1 of the screen; p = 0.5 + out / 2.
     dx, dy = 0.5 - box[:, 0], 0.5 - box[:, 1]
-    matrix = torch.stack([
-        torch.stack([cos / 2, sin / 2, cos * dx + sin * dy], 1) / wide[:, None],
-        torch.stack([-sin / 2, cos / 2, cos * dy - sin * dx], 1) / high[:, None]], 1)
+    matrix = torch.stack(
+        [
+            torch.stack([cos / 2, sin / 2, cos * dx + sin * dy], 1) / wide[:, None],
+            torch.stack([-sin / 2, cos / 2, cos * dy - sin * dx], 1) / high[:, None],
+        ],
+        1,
+    )
     size = len(stage.ys)
     grid = affine_grid(matrix, [len(n), 4, size, size], align_corners=False)
-    return grid_sample(stage.subject_cells[stage.subject_cell[n]], grid, mode="bilinear",
-                         padding_mode="zeros", align_corners=False)
+    return grid_sample(
+        stage.subject_cells[stage.subject_cell[n]], grid, mode="bilinear", padding_mode="zeros", align_corners=False
+    )
 
 
 def _shadow(canvas: Tensor, stage: staging.Stage, n: Tensor) -> None:

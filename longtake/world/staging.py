@@ -51,9 +51,9 @@ class Stage:
         return Band(*(value[scenes] for value in vars(self.bands[layer]).values()))
 
 
-def stage(scenes: list[Scene], course: Path, seconds: np.ndarray, size: int,
-          device: str) -> Stage:
+def stage(scenes: list[Scene], course: Path, seconds: np.ndarray, size: int, device: str) -> Stage:
     """Lay out ``scenes`` on their ``course`` ([B, F] fields) for pictures of ``size``."""
+
     def put(value) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32)).to(device)
 
@@ -62,20 +62,34 @@ def stage(scenes: list[Scene], course: Path, seconds: np.ndarray, size: int,
 
     grid = (torch.arange(size, device=device) + 0.5) / size
     box, shadow = _boxes(scenes, course)
-    loops = (course.frame.astype(np.int64) % atlas.LOOP
-             + np.array([atlas.subject_cell(s.subject) for s in scenes])[:, None])
+    loops = (
+        course.frame.astype(np.int64) % atlas.LOOP + np.array([atlas.subject_cell(s.subject) for s in scenes])[:, None]
+    )
     sprite_box, sprite_cell, sprite_gain = _sprites(scenes, course, seconds)
     cells = atlas.cells(device)
     small = torch.nn.functional.avg_pool2d(cells, 2) if size <= 96 else cells
     gains = [np.multiply(s.tint, TIMES[s.time].subject_light) for s in scenes]
     return Stage(
-        xs=grid, ys=grid, scroll=flat(course.scroll), zoom=flat(course.zoom),
-        seconds=flat(seconds), box=put(box), mirror=flat(course.mirror),
-        squash=flat(course.squash), tilt=flat(course.tilt), shadow=put(shadow),
-        subject_cell=torch.from_numpy(loops.reshape(-1)).to(device), subject_gain=put(gains),
-        sprite_box=put(sprite_box), sprite_cell=torch.from_numpy(sprite_cell).to(device),
-        sprite_gain=put(sprite_gain), sky=_sky(scenes, put),
-        bands=tuple(_band(scenes, i, put) for i in range(4)), cells=small, subject_cells=cells)
+        xs=grid,
+        ys=grid,
+        scroll=flat(course.scroll),
+        zoom=flat(course.zoom),
+        seconds=flat(seconds),
+        box=put(box),
+        mirror=flat(course.mirror),
+        squash=flat(course.squash),
+        tilt=flat(course.tilt),
+        shadow=put(shadow),
+        subject_cell=torch.from_numpy(loops.reshape(-1)).to(device),
+        subject_gain=put(gains),
+        sprite_box=put(sprite_box),
+        sprite_cell=torch.from_numpy(sprite_cell).to(device),
+        sprite_gain=put(sprite_gain),
+        sky=_sky(scenes, put),
+        bands=tuple(_band(scenes, i, put) for i in range(4)),
+        cells=small,
+        subject_cells=cells,
+    )
 
 
 def _boxes(scenes: list[Scene], course: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -149,10 +163,16 @@ def _sky(scenes: list[Scene], put) -> Sky:
     dice = np.stack([seeded(s.backdrop, 2 * STARS + 2, 4) for s in scenes])
     lamp_xy = np.array([t.lamp_xy for t in times]) + (dice[:, :2] - 0.5) * [0.16, 0.08]
     star_xy = dice[:, 2:].reshape(-1, STARS, 2) * [0.62, 0.45] + [0.36, 0.02]
-    return Sky(put(np.array([_colour(t.sky_top) for t in times]) * shades), put(bottom * shades),
-               put([_colour(t.lamp) for t in times]), put(lamp_xy),
-               put([t.lamp_radius for t in times]), put([t.glow for t in times]),
-               put([0.7 * t.stars for t in times]), put(star_xy))
+    return Sky(
+        put(np.array([_colour(t.sky_top) for t in times]) * shades),
+        put(bottom * shades),
+        put([_colour(t.lamp) for t in times]),
+        put(lamp_xy),
+        put([t.lamp_radius for t in times]),
+        put([t.glow for t in times]),
+        put([0.7 * t.stars for t in times]),
+        put(star_xy),
+    )
 
 
 def _band(scenes: list[Scene], index: int, put) -> Band:
@@ -172,8 +192,15 @@ def _band(scenes: list[Scene], index: int, put) -> Band:
     windows = np.array([layer.windows for layer in layers])
     grains = np.stack([[layer.waves, layer.grain, layer.dashes, 0] for layer in layers])
     grains[:, 3] = np.where(dark, 0, windows)
-    return Band(numbers("base"), numbers("swell"), numbers("pitch"),
-                put([PROFILES.index(layer.profile) for layer in layers]),
-                put([seeded(s.backdrop, 32, 10 + index) for s in scenes]),
-                coloured("top"), coloured("bottom"), numbers("depth"), put(grains),
-                put(np.where(dark, 3 * windows, 0)))
+    return Band(
+        numbers("base"),
+        numbers("swell"),
+        numbers("pitch"),
+        put([PROFILES.index(layer.profile) for layer in layers]),
+        put([seeded(s.backdrop, 32, 10 + index) for s in scenes]),
+        coloured("top"),
+        coloured("bottom"),
+        numbers("depth"),
+        put(grains),
+        put(np.where(dark, 3 * windows, 0)),
+    )
