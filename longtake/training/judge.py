@@ -25,6 +25,7 @@ from longtake.world.grammar import scene
 from longtake.world.renderer import render
 
 FOLDER = Path("longtake/models/weights/pocket-judge")
+BATCH = 16  # clips
 
 
 @torch.no_grad()
@@ -48,12 +49,12 @@ def examples(vae: nn.Module, seeds: range, minutes: float, split: str = "train")
 
 
 def soften(pairs: Tensor, generator: torch.Generator) -> Tensor:
-    """Blur half of the clips and add a little noise: generated clips are softer than rendered ones."""
-    blurred = F.interpolate(F.avg_pool2d(pairs.flatten(0, 1), 2), scale_factor=2.0, mode="bilinear").view_as(pairs)
-    pick = torch.rand(len(pairs), 1, 1, 1, 1, generator=generator)
-    level = 0.06 * torch.rand(len(pairs), 1, 1, 1, 1, generator=generator)
-    noise = torch.randn(pairs.shape, generator=generator)
-    return torch.where(pick < 0.5, pairs, pairs.lerp(blurred, pick)) + level * noise
+    """Blur half of the batches and add a little noise: generated clips are softer than rendered ones."""
+    blur, level = torch.rand(2, generator=generator).tolist()
+    if blur > 0.5:
+        small = F.avg_pool2d(pairs.flatten(0, 1), 2)
+        pairs = pairs.lerp(F.interpolate(small, scale_factor=2.0, mode="bilinear").view_as(pairs), blur)
+    return pairs + 0.06 * level * torch.randn(pairs.shape[1:], generator=generator)
 
 
 def train_judge(minutes: float, device: str = "cpu", out: Path = CACHE, folder: Path = FOLDER, seed: int = 0) -> None:
@@ -68,14 +69,14 @@ def train_judge(minutes: float, device: str = "cpu", out: Path = CACHE, folder: 
     run.load()
 
     def loss(run: Run, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        picks = torch.randint(0, len(pairs), (32,), generator=run.generator)
+        picks = torch.randint(0, len(pairs), (BATCH,), generator=run.generator)
         batch = soften(pairs[picks].float() / 127.5 - 1, run.generator).to(device)
         with torch.autocast(device, torch.bfloat16):
             logits = run.model(batch)
         parts = {k: F.cross_entropy(v.float(), labels[k][picks].to(device)) for k, v in logits.items()}
         return torch.stack(list(parts.values())).sum(), {k: v.detach() for k, v in parts.items()}
 
-    train(run, loss, Budget(0.7 * minutes), log_every=50)
+    train(run, loss, Budget(0.7 * minutes), log_every=20)
     run.ema.copy_to(judge)
     folder.mkdir(parents=True, exist_ok=True)
     save_file({k: v.half().cpu().contiguous() for k, v in judge.state_dict().items()}, folder / "judge.safetensors")
