@@ -6,6 +6,7 @@ and on the same clips through pocket's VAE.
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -23,12 +24,12 @@ PAIRS = 15
 class Judge(nn.Module):
     """Convolutions per pair of frames, then an average over the clip (subject, place, time) or over time (motion)."""
 
-    def __init__(self, width: int = 24, memory: int = 64) -> None:
+    def __init__(self, width: int = 64, memory: int = 64) -> None:
         super().__init__()
-        widths = [6, width, 2 * width, 4 * width, 5 * width]
-        layers: list[nn.Module] = []
-        for i, o in zip(widths[:-1], widths[1:], strict=True):
-            layers += [nn.Conv2d(i, o, 3, stride=2, padding=1), nn.GroupNorm(8, o), nn.SiLU()]
+        widths = [96, width, 3 * width // 2, 2 * width]
+        layers: list[nn.Module] = [nn.PixelUnshuffle(4)]
+        for i, (before, after) in enumerate(itertools.pairwise(widths)):
+            layers += [nn.Conv2d(before, after, 3, stride=min(i, 1) + 1, padding=1), nn.GroupNorm(8, after), nn.SiLU()]
         self.config = {"width": width, "memory": memory}
         self.eye = nn.Sequential(*layers)
         self.still = nn.Linear(widths[-1], len(SUBJECTS) + len(PLACES) + len(TIMES))
