@@ -18,10 +18,11 @@ CACHE = Path(".cache/longtake")
 
 
 class VaeStage(StrEnum):
-    """Pictures first, then clips."""
+    """Pictures first, then clips; later the decoder alone, which keeps latents and transformer valid."""
 
     stills = "stills"
     clips = "clips"
+    decoder = "decoder"
 
 
 class PocketStage(StrEnum):
