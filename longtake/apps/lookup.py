@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from longtake.apps.settings import Request
-from longtake.apps.tables import Facts, choose
+from longtake.apps.parameters import choose
+from longtake.apps.tables import Facts
 from longtake.errors import UsageError
 
 

@@ -10,7 +10,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from longtake.apps.tables import PRESETS, Facts, Method, choose, method, parse_sets
+from longtake.apps.parameters import choose
+from longtake.apps.tables import PRESETS, Facts, Method, method, parse_sets
 from longtake.core.solvers import RULES
 from longtake.errors import UsageError
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from longtake.apps.parameters import Parameter, choose
 from longtake.core.schedule import NoiseSchedule
 from longtake.core.solvers import Solver
 from longtake.errors import UsageError
@@ -16,41 +16,6 @@ from longtake.rollouts.plain import Plain
 
 Values = Mapping[str, Any]
 """Parameters of one method that were set, by their short names."""
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """A value of `--set METHOD.name=...`: int, float, bool, or one of the words in `kind`."""
-
-    name: str
-    kind: type | tuple[str, ...]
-    help: str
-    low: float | None = None
-
-    @property
-    def allowed(self) -> str:
-        """What may be typed."""
-        if isinstance(self.kind, tuple):
-            return "|".join(self.kind)
-        word = {int: "a whole number", float: "a number", bool: "true|false"}[self.kind]
-        return word if self.low is None else f"{word} of at least {self.low:g}"
-
-    def parse(self, owner: str, text: str) -> Any:
-        """The value that `text` stands for. UsageError says what is allowed."""
-        value = self._value(text.strip().lower())
-        if value is None or (self.low is not None and not value >= self.low):
-            raise UsageError(f"{owner}{self.name}={text} is not possible: it takes {self.allowed}")
-        return value
-
-    def _value(self, text: str) -> Any:
-        if isinstance(self.kind, tuple):
-            return text if text in self.kind else None
-        if self.kind is bool:
-            return {"true": True, "false": False}.get(text)
-        try:
-            return self.kind(text)
-        except ValueError:
-            return None
 
 
 @dataclass(frozen=True)
@@ -177,16 +142,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 GENERAL = (Parameter("batch", int, "most windows in one forward", 1),)
 """Bare keys of --set."""
-
-
-def choose(kind: str, given: str, known: Iterable[str], flag: str = "") -> str:
-    """`given` if it is known. UsageError lists what is, and the nearest."""
-    names = list(known)
-    if given in names:
-        return given
-    near = difflib.get_close_matches(given, names, 1, 0.5)
-    hint = f"; did you mean {flag} {near[0]}?".replace("  ", " ") if near else ""
-    raise UsageError(f"unknown {kind} {given!r}; known: {', '.join(names)}{hint}")
 
 
 def method(name: str, flag: str = "--method") -> Method:

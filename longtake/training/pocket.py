@@ -163,7 +163,7 @@ def load_vae(out: Path) -> AutoencoderKLWan:
 def load_data(stage: str, out: Path, num: int | None = None) -> dict[str, Tensor]:
     """The stage's cache with latents normalised by the clips' statistics (which are written beside it)."""
     vae = load_vae(out)
-    clips = cache.build(vae, out / "clips.safetensors", num or 4000, shapes.FRAMES, minutes=6)
+    clips = cache.build(vae, out / "clips.safetensors", num or 9000, shapes.FRAMES, minutes=12)
     mean, std = cache.statistics(clips)
     data = cache.build(vae, out / "stills.safetensors", num or 16000, 1, minutes=3) if stage == "stills" else clips
     latents = (data["latents"].float() - mean[:, None, None]) / std[:, None, None]
