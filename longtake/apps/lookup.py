@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from longtake.apps.settings import Request
 from longtake.apps.parameters import choose
+from longtake.apps.settings import Request
 from longtake.apps.tables import Facts
 from longtake.errors import UsageError
 
