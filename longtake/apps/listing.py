@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from longtake.apps.planning import cost
@@ -14,6 +15,7 @@ from longtake.core.solvers import Solver
 
 WINDOW, STEPS = 12, 24  # pocket's, at which reach and cost are shown
 SHAPE = (1, 2, 2)
+REAL = "real weights"
 
 show = partial(print, flush=True)
 
@@ -60,39 +62,44 @@ def describe_method(row: Method) -> dict[str, Any]:
 
 def list_models(name: str | None, as_json: bool) -> None:
     """Print the models that have names, or one (a name, a folder, a hub id)."""
-    from longtake.models.load import NAMES
+    from longtake.models.families import FAMILIES
+    from longtake.models.parts import NAMES
 
-    found = [describe_model(one) for one in ([name] if name else NAMES)]
+    if name:
+        rows = [describe_family(name) if name in FAMILIES else describe_model(name)]
+    else:
+        rows = [*map(describe_model, NAMES), *map(describe_family, FAMILIES)]
     if as_json:
-        show(json.dumps(found, ensure_ascii=False))
+        show(json.dumps(rows, ensure_ascii=False))
         return
-    for facts in found:
-        show(f"{facts['name']:<12} {facts['family']:<6} {facts['status']:<14} {facts['path']}")
+    for facts in rows:
+        show(f"{facts['name']:<19} {facts['family']:<16} {facts['status']:<46} {facts['path']}")
         if name:
             rest = {key: value for key, value in facts.items() if key not in ("name", "family", "status", "path")}
             for key, value in rest.items():
-                show(f"{'':<12} {key}: {', '.join(value) if isinstance(value, list) else value}")
+                show(f"{'':<19} {key}: {', '.join(value) if isinstance(value, list) else value}")
     if not name:
-        show("any folder of a Wan pipeline in diffusers format, or a hub id such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers")
+        show("--model takes any of these names, a folder, or a hub id; details: longtake models NAME")
 
 
 def describe_model(name: str) -> dict[str, Any]:
     """A model's row; of one that is not installed, what is known without it."""
     from longtake.apps.lookup import look_up
-    from longtake.models.load import NAMES
+    from longtake.models.families import FAMILIES
+    from longtake.models.parts import NAMES
 
-    if name in NAMES and not NAMES[name].is_dir():
-        return {"name": name, "family": "wan", "path": str(NAMES[name]), "status": "not installed",
+    home = NAMES.get(name)
+    if isinstance(home, Path) and not home.is_dir():
+        return {"name": name, "family": "wan", "path": str(home), "status": "not installed",
                 "per_row_levels": "native", "methods": list(METHODS)}  # fmt: skip
     facts = look_up(Request("", name))
-    able = [row.name for row in METHODS.values() if facts.per_row_levels != "no" or not row.needs_rows]
     return {
         "name": facts.name,
         "family": facts.family,
-        "path": str(NAMES.get(name, facts.source)),
-        "status": "ready",
+        "path": str(home or facts.source),
+        "status": REAL if home else FAMILIES[facts.family].status,
         "per_row_levels": facts.per_row_levels,
-        "methods": able,
+        "methods": _able(facts.per_row_levels),
         "window": facts.window,
         "size": f"{facts.size[0]}x{facts.size[1]}",
         "fps": facts.fps,
@@ -100,6 +107,25 @@ def describe_model(name: str) -> dict[str, Any]:
         "image_first": facts.image_first,
         **(_world() if facts.vocabulary == "world" else {}),
     }
+
+
+def describe_family(name: str) -> dict[str, Any]:
+    """A family's row: the checkpoint that its name stands for, and what it was run with here."""
+    from longtake.models.families import FAMILIES
+
+    row = FAMILIES[name]
+    return {
+        "name": row.name,
+        "family": row.name,
+        "path": row.hub or "a folder made by longtake convert",
+        "status": row.status,
+        "per_row_levels": row.per_row_levels,
+        "methods": _able(row.per_row_levels),
+    }
+
+
+def _able(per_row_levels: str) -> list[str]:
+    return [row.name for row in METHODS.values() if per_row_levels != "no" or not row.needs_rows]
 
 
 def _world() -> dict[str, list[str]]:

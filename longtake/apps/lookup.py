@@ -13,36 +13,36 @@ from longtake.errors import UsageError
 
 
 def look_up(request: Request) -> Facts:
-    """What can be known of the model of a request before its weights are loaded. UsageError if it cannot work."""
-    from longtake.models import folder as folders
-    from longtake.models import load as models  # imports diffusers, which takes seconds
+    """What can be known of the model of a request before its weights are loaded. UsageError if it cannot work.
 
+    A hub id that is not in the cache is asked for its JSON, never for its weights.
+    """
+    from longtake.models import families, parts  # imports diffusers, which takes seconds
+
+    options = families.LoadOptions(size=request.size, guidance=request.guidance)
     if not isinstance(request.model, (str, Path)):
-        return _facts_of(models.load(request.model, request.size, guidance=request.guidance))
-    source = str(request.model)
-    if source not in models.NAMES and "/" not in source and os.sep not in source and not Path(source).exists():
-        choose("model", source, models.NAMES, "--model")
-    path = folders.resolve(source, models.NAMES)
-    index = folders.check(path, models.FAMILIES)
-    expands, own = bool(index.get("expand_timesteps")), folders.settings(path)
-    usual = {**models.DEFAULTS[expands], **own}
-    vae = folders.read_json(path / "vae" / "config.json")
-    factor = int(vae.get("scale_factor_spatial", 8))
-    guidance = request.guidance if request.guidance is not None else usual["guidance"]
+        return _facts_of(families.load_family(parts.source_of(request.model), options))
+    named, names = str(request.model), parts.known()
+    if named not in names and "/" not in named and os.sep not in named and not Path(named).exists():
+        choose("model", named, names, "--model")
+    source = parts.source_of(request.model, weights=False)
+    found = families.facts(source, options)
+    here = named not in names and Path(named).expanduser().is_dir()
     return Facts(
-        name=source if source in models.NAMES else path.name,
-        source=str(path.absolute()) if Path(source).expanduser().is_dir() and source not in models.NAMES else source,
-        family=models.FAMILIES[index["_class_name"]],
-        window=int(usual["window"]),
-        channels=int(vae.get("z_dim", 16)),
-        factor=factor,
-        fps=usual["fps"],
-        steps=int(usual["steps"]),
-        size=models.fit_size(request.size or usual["size"], 2 * factor),
-        vocabulary=own.get("vocabulary"),
-        per_row_levels="native",
-        image_first=expands,
-        guided=float(guidance) > 1,
+        name=source.name,
+        source=str(source.folder.absolute()) if here and source.folder is not None else named,
+        family=found.family,
+        window=found.window,
+        channels=found.channels,
+        factor=found.factor,
+        fps=found.fps,
+        steps=found.steps,
+        size=found.size,
+        vocabulary=source.settings.get("vocabulary"),
+        per_row_levels=found.per_row_levels,
+        image_first=found.image_first,
+        guided=found.guided,
+        compression=found.compression,
     )
 
 

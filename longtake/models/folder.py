@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,30 @@ from longtake.errors import UsageError
 
 PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
 WEIGHTED = PARTS[:3]
+JSON = ("*.json",)
 PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "README.md")
 WHOLE = 64 << 20  # files up to this size are hashed whole
 SAMPLE = 1 << 20
 
 
-def resolve(source: str | Path, names: dict[str, Path]) -> Path:
-    """The local folder of a model name, a folder or a hub id; a hub id is downloaded (safetensors only) and cached."""
+def resolve(source: str | Path, names: Mapping[str, Path | str | None], weights: bool = True) -> Path:
+    """The local folder of a model name, a folder or a hub id. `names` maps to a folder, a hub id, or None.
+
+    What the hub has is downloaded once and cached: safetensors and text, or without `weights` the JSON alone, for plans
+    that load nothing.
+    """
     text = str(source)
     if text in names:
-        if not names[text].is_dir():
+        home = names[text]
+        if home is None:
+            raise UsageError(
+                f"{text!r} is a family without a checkpoint of its own here; convert one and pass its folder"
+            )
+        if isinstance(home, str):
+            return _download(home, weights)
+        if not home.is_dir():
             raise UsageError(f"the weights of {text!r} are not in this installation; pass a folder or a hub id instead")
-        return names[text]
+        return home
     folder = Path(text).expanduser()
     if folder.is_dir():
         return folder
@@ -37,14 +49,14 @@ def resolve(source: str | Path, names: dict[str, Path]) -> Path:
         raise UsageError(f"{text!r} is a file; a model is a pipeline folder in diffusers format")
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", text):
         raise UsageError(f"no folder {text!r} here; give a folder, a hub id (owner/name) or one of: {', '.join(names)}")
-    return _download(text)
+    return _download(text, weights)
 
 
-def _download(hub_id: str) -> Path:
+def _download(hub_id: str, weights: bool) -> Path:
     from huggingface_hub import snapshot_download  # slow to import, and needed for hub ids alone
 
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(PATTERNS)))
+        return Path(snapshot_download(hub_id, allow_patterns=list(PATTERNS if weights else JSON)))
     except Exception as problem:  # the client raises a dozen unrelated types for "not there" and "no network"
         reason = str(problem).strip().split("\n")[0].split(". ")[0][:160]
         raise UsageError(
@@ -71,25 +83,19 @@ def settings(folder: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
-def check(folder: Path, families: Iterable[str]) -> dict[str, Any]:
-    """Return the model index of a sound pipeline folder; UsageError says what is wrong with any other."""
-    if not (folder / "model_index.json").is_file():
-        raise UsageError(f"{folder} has no model_index.json; a model is a pipeline folder in diffusers format")
-    index = read_json(folder / "model_index.json")
-    families = tuple(families)
-    if index.get("_class_name") not in families:
-        raise UsageError(
-            f"{folder} holds a {index.get('_class_name', 'nameless pipeline')}; supported: {', '.join(families)}"
-        )
-    if index.get("boundary_ratio") is not None or (index.get("transformer_2") or [None])[0] is not None:
-        raise UsageError(f"{folder} has two experts (Wan 2.2 A14B), not supported yet; use Wan 2.1 or Wan 2.2 TI2V-5B")
-    for part in PARTS:
-        if not (folder / part).is_dir():
-            raise UsageError(f"{folder} has no folder {part!r}; a Wan pipeline needs {', '.join(PARTS)}")
-    for part in WEIGHTED:
-        read_json(folder / part / "config.json")
-        _check_weights(folder / part)
-    return index
+def index_of(folder: Path) -> dict[str, Any]:
+    """The model index of a pipeline folder; {} for an own layout, whose `longtake.json` names its family."""
+    if (folder / "model_index.json").is_file():
+        return read_json(folder / "model_index.json")
+    if "family" in settings(folder):
+        return {}
+    raise UsageError(f"{folder} has no model_index.json; a model is a pipeline folder in diffusers format")
+
+
+def check_part(folder: Path) -> None:
+    """UsageError unless the folder of a part holds a configuration and whole safetensors."""
+    read_json(folder / "config.json")
+    _check_weights(folder)
 
 
 def _check_weights(folder: Path) -> None:
@@ -133,12 +139,17 @@ def license_of(folder: Path) -> str | None:
     return found.group(1) if found else None
 
 
-def folder_hash(folder: Path) -> str:
-    """16 hex digits that name a folder's weights: whole files up to 64 MiB, 64 spread-out samples of larger ones."""
+def folder_hash(parts: Iterable[Path]) -> str:
+    """16 hex digits that name the weights in these part folders, under their last two names.
+
+    Whole files up to 64 MiB, 64 spread-out samples of larger ones.
+    """
     digest = sha256()
-    for path in sorted(file for part in WEIGHTED for file in (folder / part).glob("*.safetensors")):
+    for path in sorted(
+        (file for part in parts for file in part.glob("*.safetensors")), key=lambda file: file.parts[-2:]
+    ):
         size = path.stat().st_size
-        digest.update(f"{path.relative_to(folder).as_posix()} {size} ".encode())
+        digest.update(f"{path.parent.name}/{path.name} {size} ".encode())
         with path.open("rb") as file:
             if size <= WHOLE:
                 digest.update(file.read())

@@ -1,0 +1,231 @@
+"""The families of models, and the seam that each is written against.
+
+A family is one row of `FAMILIES` and one module that is imported when a model of it is asked for. The module has
+
+    def facts(source: Source, options: LoadOptions) -> ModelFacts     # JSON only: what a dry run needs
+    def load_family(source: Source, options: LoadOptions) -> Model    # weights
+
+Both are handed a `Source`: a local folder (diffusers layout, or one of ours whose `longtake.json` names the family) or
+a live pipeline. Both raise UsageError, one line, for what cannot work; `facts` refuses all that JSON can tell.
+
+What `load_family` has to return. `Model.denoiser` implements `core.model.Denoiser` (x0 from noisy rows, one level a
+row) and `Prompted` below. `Model.codec` implements `core.model.Codec` and, where a picture may open a video,
+`encode_image(picture, size) -> latents`. Defaults come from the folder's `longtake.json`, else from the family
+(`parts.usual`); `options` override both. `models/parts.py` has the shared work: devices, dtypes, sizes, loading a part
+with one-line errors. `models/wan_family.py` is the example to follow.
+
+Clean rows. Rollouts put known latents (a picture, the end of the clip before) into a window as leading rows at level
+0, and the denoiser returns them as they are. How a network is told is the family's affair:
+- networks with a level a row (`per_row_levels` native, hook or own) read them at time 0;
+- networks that take a picture by channels or tokens (`image_first`, whatever `per_row_levels` says) build that
+  condition from the first row: `decode` it, make what the network wants, keep it by content (`parts.Remembered`).
+  Where all rows must share one level ("no"), the network is shown the known row noised to the others' level.
+So a condition is a function of the rows, and a run that is resumed needs no picture.
+
+Codecs that decode several latents at once (`Capabilities.latent_group` > 1) return no frames until a group is whole
+and keep the latents that wait in their cache; asked-for lengths are rounded up to whole groups.
+
+Tests of a family, on a tiny random model in its real format: equal levels = the stock forward; each row depends on
+its own level; plain = the stock pipeline (<= 1e-4 of the standard deviation); streamed = whole decode where
+`exact_streaming`; `longtake.testing.check_denoiser`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+from longtake.core.model import Codec, Cond, Denoiser
+from longtake.errors import UsageError
+
+TINY = "tiny random weights in the published format"
+
+
+@dataclass(frozen=True)
+class Family:
+    """A row of the table.
+
+    module   imported lazily; has `facts` and `load_family`
+    classes  `_class_name`s of diffusers pipelines that it loads; none for own layouts, which `longtake.json` names
+    hub      the checkpoint that the family's bare name stands for, None if it has to be converted first
+    status   what the family was run with: TINY unless published weights were seen here
+    keys     what its `longtake.json` may hold besides `COMMON_KEYS`
+
+    per_row_levels is that of `core.model.Capabilities`.
+    """
+
+    name: str
+    module: str
+    classes: tuple[str, ...] = ()
+    hub: str | None = None
+    status: str = TINY
+    keys: tuple[str, ...] = ()
+    per_row_levels: str = "native"
+
+
+FAMILIES: dict[str, Family] = {
+    row.name: row
+    for row in (Family("wan", "longtake.models.wan_family", ("WanPipeline",), "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"),)
+}
+COMMON_KEYS = (
+    "family", "base", "window", "fps", "steps", "guidance", "size", "max_sequence_length", "vocabulary", "preview",
+    "license", "judge",
+)  # fmt: skip
+"""What any `longtake.json` may hold. `base` names a model whose folder has the parts that this one lacks."""
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """The arguments of `load`, None where the model's own default holds.
+
+    lora     "PATH_OR_ID[:SCALE]", in the order in which they are added
+    offload  none, model (a part on the device at a time) or group (blocks at a time)
+    extras   options of a family: `riflex`, `allow_unsound`, `freelong`, ... as `--set` has them
+    """
+
+    size: str | tuple[int, int] | None = None
+    num_steps: int | None = None
+    guidance: float | None = None
+    solver: str | None = None
+    negative_prompt: str = ""
+    device: str = "auto"
+    dtype: str | torch.dtype | None = None
+    lora: tuple[str, ...] = ()
+    offload: str = "none"
+    compile: bool = False
+    extras: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Where a model comes from: a folder, or a live pipeline (`folder` None).
+
+    index     model_index.json; {} for an own layout or a live pipeline
+    settings  longtake.json, its keys checked
+    base      the folder with the parts that `folder` lacks
+    whole     whether the weights are here too; False when only JSON was fetched
+    """
+
+    name: str
+    folder: Path | None
+    pipe: Any = None
+    index: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    base: Path | None = None
+    whole: bool = True
+
+    def path(self, part: str) -> Path:
+        """The folder of a part such as "vae". UsageError if there is none."""
+        assert self.folder is not None
+        for folder in (self.folder, self.base):
+            if folder is not None and (folder / part).is_dir():
+                return folder / part
+        raise UsageError(f"{self.folder} has no folder {part!r}, which its pipeline needs")
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What JSON tells of a model under some options. Units as in `core.model.Capabilities` and `Model`.
+
+    channels and factor: of a latent, and pixels of its side; guided: a window costs two network evaluations.
+    """
+
+    family: str
+    window: int
+    channels: int
+    factor: int
+    fps: float
+    steps: int
+    size: tuple[int, int]
+    guided: bool
+    per_row_levels: str = "native"
+    image_first: bool = False
+    image_only: bool = False
+    last_image: bool = False
+    compression: int = 4
+    first_is_image: bool = True
+    latent_group: int = 1
+
+
+@runtime_checkable
+class Prompted(Protocol):
+    """What a model's denoiser has besides `core.model.Denoiser`."""
+
+    negative_prompt: str
+
+    def prepare(self, prompts: Iterable[Cond]) -> None: ...
+
+    def release_text_encoder(self) -> None: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A loaded model with its settings.
+
+    window in latent frames; size is (width, height) in pixels; fps in pixel frames; weights_hash names the weights;
+    source is the folder, or None for a live pipeline; license as the model card states it, None if unknown;
+    notes are lines for the user, such as evidence against an unsound choice.
+    """
+
+    name: str
+    family: str
+    source: Path | None
+    denoiser: Denoiser
+    codec: Codec
+    solver: str
+    window: int
+    fps: float
+    steps: int
+    guidance: float
+    size: tuple[int, int]
+    negative_prompt: str
+    dtype: str
+    weights_hash: str
+    license: str | None
+    notes: tuple[str, ...] = ()
+
+    def prepare(self, prompts: list[str], release: bool = False) -> None:
+        """Encode every prompt of a run; `release` then frees the text encoder, the largest part of a real model."""
+        if isinstance(self.denoiser, Prompted):
+            self.denoiser.prepare(prompts)
+            if release:
+                self.denoiser.release_text_encoder()
+
+
+def classes() -> dict[str, Family]:
+    """The families by the pipeline classes that they load."""
+    return {name: row for row in FAMILIES.values() for name in row.classes}
+
+
+def family_of(source: Source) -> Family:
+    """The family of a folder or a live pipeline. UsageError names those that are supported."""
+    known = classes()
+    if source.pipe is not None:
+        kind = type(source.pipe).__name__
+        if kind not in known:
+            raise UsageError(f"{kind} pipelines are not supported; supported: {', '.join(known)}")
+        return known[kind]
+    named, kind = source.settings.get("family"), source.index.get("_class_name")
+    if named is not None:
+        if named not in FAMILIES:
+            raise UsageError(f"{source.folder} is of family {named!r}; known: {', '.join(FAMILIES)}")
+        return FAMILIES[named]
+    if kind not in known:
+        raise UsageError(f"{source.folder} holds a {kind or 'nameless pipeline'}; supported: {', '.join(known)}")
+    return known[kind]
+
+
+def facts(source: Source, options: LoadOptions) -> ModelFacts:
+    """What can be known of a model from its JSON."""
+    return import_module(family_of(source).module).facts(source, options)
+
+
+def load_family(source: Source, options: LoadOptions) -> Model:
+    """The model, by its family."""
+    return import_module(family_of(source).module).load_family(source, options)

@@ -1,0 +1,130 @@
+"""Where models come from: hub ids, the local cache, own layouts, keys of longtake.json. No network anywhere."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+
+from longtake.apps.lookup import look_up
+from longtake.apps.settings import Request
+from longtake.errors import UsageError
+from longtake.models import families, parts
+from longtake.models import folder as folders
+from longtake.models.load import load
+from tests.wan_cases import SIZE
+
+pytest_plugins = ("tests.wan_fixtures",)
+HUB = "owner/tiny-wan"
+
+
+@pytest.fixture
+def hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A hub with one repository: writes down what is asked for and hands out only what the patterns allow."""
+    asked: list[tuple[str, tuple[str, ...]]] = []
+
+    def snapshot_download(repo: str, allow_patterns: list[str]) -> str:
+        asked.append((repo, tuple(allow_patterns)))
+        if repo != HUB:
+            raise FileNotFoundError("404. there is no such repository")
+        home = tmp_path / "snapshot"
+        for path in folder.rglob("*"):
+            if path.is_file() and any(path.match(pattern) for pattern in allow_patterns):
+                place = home / path.relative_to(folder)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, place)
+        return str(home)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    return asked, tmp_path / "snapshot"
+
+
+def test_a_plan_fetches_json_alone_and_loading_fetches_safetensors(hub):
+    asked, home = hub
+    facts = look_up(Request("a dog", HUB, size=SIZE))
+    assert asked == [(HUB, ("*.json",))]
+    assert {path.suffix for path in home.rglob("*") if path.is_file()} == {".json"}
+    assert (facts.name, facts.source, facts.window, facts.channels, facts.factor) == (HUB, HUB, 21, 6, 8)
+    model = load(HUB, size=SIZE)
+    assert asked[1:] == [(HUB, folders.PATTERNS)] and not any(
+        "bin" in pattern or "pt" in pattern for pattern in asked[1][1]
+    )
+    can = model.denoiser.can
+    assert (can.window, can.latent_shape) == (facts.window, facts.shape(facts.size))
+
+
+def test_a_family_s_bare_name_is_its_checkpoint(hub, monkeypatch):
+    asked, _ = hub
+    for family in families.FAMILIES.values():
+        if family.hub is None:
+            with pytest.raises(UsageError, match="convert one"):
+                look_up(Request("a dog", family.name))
+            continue
+        with pytest.raises(UsageError, match="could be fetched"):
+            look_up(Request("a dog", family.name))
+        assert asked[-1] == (family.hub, ("*.json",))
+    with pytest.raises(UsageError, match=r"'nobody/nothing' is neither a folder here nor a model .*: 404"):
+        load("nobody/nothing")
+
+
+def test_the_local_cache_is_used_without_a_network(folder, tmp_path, monkeypatch):
+    """The layout that the hub's client keeps: snapshots of links into blobs, found by the name of the commit."""
+    import huggingface_hub.constants as constants
+
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repo = tmp_path / "models--owner--tiny-wan"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text(commit)
+    shutil.copytree(folder, repo / "snapshots" / commit)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    real = huggingface_hub.snapshot_download
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: real(*a, cache_dir=tmp_path, **k))
+    assert look_up(Request("a dog", HUB, size=SIZE)).name == HUB
+    assert load(HUB, size=SIZE).source == repo / "snapshots" / commit
+
+
+def copied(folder: Path, target: Path, **settings: Any) -> Path:
+    shutil.copytree(folder, target)
+    (target / "longtake.json").write_text(json.dumps(settings))
+    return target
+
+
+def test_unknown_keys_of_longtake_json_are_refused_by_name(folder, tmp_path):
+    wrong = copied(folder, tmp_path / "wrong", window=12, widnow=12)
+    for act in (load, lambda path: look_up(Request("a dog", path))):
+        with pytest.raises(UsageError, match=r"unknown key 'widnow'; known: .*window") as error:
+            act(wrong)
+        assert "\n" not in str(error.value)
+
+
+def test_a_family_may_be_named_and_must_be_known(folder, tmp_path):
+    assert load(copied(folder, tmp_path / "named", family="wan"), size=SIZE).family == "wan"
+    with pytest.raises(UsageError, match="is of family 'ltx'; known: wan"):
+        load(copied(folder, tmp_path / "strange", family="ltx"))
+
+
+def test_a_fine_tune_reads_the_parts_it_lacks_from_its_base(folder, tmp_path):
+    copied(folder, tmp_path / "whole")
+    tuned = copied(folder, tmp_path / "tuned", base="whole", window=5)
+    for part in ("vae", "text_encoder", "tokenizer", "scheduler"):
+        shutil.rmtree(tuned / part)
+    model = load(tuned, size=SIZE)
+    assert model.window == 5 and model.weights_hash == load(folder, size=SIZE).weights_hash
+    assert look_up(Request("a dog", tuned, size=SIZE)).channels == 6
+    (tuned / "longtake.json").write_text(json.dumps({"base": "elsewhere"}))
+    with pytest.raises(UsageError, match="builds on 'elsewhere', which is not here"):
+        load(tuned)
+
+
+def test_every_row_of_the_table_has_its_module():
+    from importlib import import_module
+
+    for family in families.FAMILIES.values():
+        module = import_module(family.module)
+        assert callable(module.facts) and callable(module.load_family)
+    assert len(families.classes()) == sum(len(family.classes) for family in families.FAMILIES.values())
+    assert set(parts.known()) >= {"pocket", *families.FAMILIES}
