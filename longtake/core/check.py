@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from longtake.core.model import Denoiser
+from longtake.core.plan import mixes_levels, ticks_to_show
 
 
 def check(rollout: Any, denoiser: Denoiser) -> list[str]:
@@ -38,14 +39,8 @@ def _fits(leaf: Any, denoiser: Denoiser) -> None:
         raise ValueError(f"{name} makes latents of {leaf.shape}, the model reads {can.latent_shape}; use the model's")
     if leaf.schedule != denoiser.schedule:
         raise ValueError(f"{name} and the model must share one schedule; build {name} with schedule=denoiser.schedule")
-    if mixed_levels(leaf) and can.per_row_levels == "no":
+    if can.per_row_levels == "no" and mixes_levels(leaf):
         raise ValueError(f"{name} needs one noise level per latent frame, which this model lacks; use --method plain")
-
-
-def mixed_levels(leaf: Any) -> bool:
-    """Whether one window of this method can hold rows of different levels."""
-    line = leaf.line
-    return line.history > 0 or (line.period is not None and line.period < line.schedule.num_steps)
 
 
 def _decides(search: Any, leaf: Any) -> None:
@@ -53,7 +48,8 @@ def _decides(search: Any, leaf: Any) -> None:
     needs = search.reward.needs
     if search.num == 1 or not needs or not needs <= {"past", "pixels"}:
         return
-    crossing, ahead = leaf.schedule.num_steps, _ticks_ahead(search, leaf)
+    following, crossing = ticks_to_show(leaf)
+    ahead = _ticks_ahead(search, following)
     if ahead < crossing:
         remedy = f"look={crossing}" if hasattr(search, "look") else 'when="emission" on a method that finishes clips'
         raise ValueError(
@@ -62,10 +58,7 @@ def _decides(search: Any, leaf: Any) -> None:
         )
 
 
-def _ticks_ahead(search: Any, leaf: Any) -> int:
-    """Ticks between a candidate's fork and its score."""
+def _ticks_ahead(search: Any, following: int) -> int:
+    """Ticks between a candidate's fork and its score; `following`: to the next emission."""
     look = getattr(search, "look", "emission" if getattr(search, "when", None) == "emission" else 1)
-    if look != "emission":
-        return int(look)
-    line = leaf.line  # whole clips come out when their own noise is done; a queue emits older rows at every tick
-    return line.schedule.num_steps if line.period is None or line.period >= line.schedule.num_steps else 1
+    return following if look == "emission" else int(look)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -12,8 +12,28 @@ from torch import Tensor
 
 from longtake.core.schedule import NoiseSchedule
 
-Cond = str
-"""What a window is conditioned on: the prompt, as text. Embeddings belong to the denoiser's cache, not to states."""
+
+@dataclass(frozen=True)
+class Blend:
+    """Two prompts in cross-fade: their embeddings are mixed, `share` (0..1) of the second."""
+
+    first: str
+    second: str
+    share: float
+
+    def __str__(self) -> str:
+        return self.first if self.share <= 0.5 else self.second
+
+
+Cond = str | Blend
+"""What a window is conditioned on: prompts, as text. Embeddings belong to the denoiser's cache, not to states."""
+
+
+def embedded(cond: Cond, embed: Callable[[str], Tensor]) -> Tensor:
+    """The embedding of a prompt, or the mixture of two."""
+    if isinstance(cond, Blend):
+        return torch.lerp(embed(cond.first), embed(cond.second), cond.share)
+    return embed(cond)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from longtake.core.engine import Engine
-from longtake.core.model import Capabilities
+from longtake.core.model import Capabilities, Cond
 from longtake.core.rollout import Emission, Rollout, Timeline, View
 from longtake.core.schedule import NoiseSchedule
 from longtake.core.step import Call
@@ -64,7 +64,7 @@ def reach(rollout: Rollout[Any]) -> int:
     """How many latents before row j can change when the prompt changes at row j, over all places of j in the cycle.
 
     Spreads the change through the calls of a ghost run: a call is touched if its prompt is the new one or if it reads
-    a touched row, and then touches what it writes.
+    a touched version (index, level) of a row, and then touches those that it writes.
     """
     ghost = emptied(rollout)
     base, cycle = 2 * rollout.in_flight + 2, max(getattr(rollout, "cycle", 1), 1)
@@ -74,17 +74,82 @@ def reach(rollout: Rollout[Any]) -> int:
 def _reach_at(ghost: Rollout[Any], change: int) -> int:
     watcher = _Watcher()
     state = watcher.drive(ghost.init(0, Timeline(((0, "a"), (change, "b")))))
-    touched: set[int] = set()
+    written: set[tuple[int, int]] = set()
+    touched: set[tuple[int, int]] = set()
     while state.emitted < change and not state.finished:
         watcher.lists = []
         state, emission = watcher.drive(ghost.step(state))
         for calls in watcher.lists:
-            hit = [call for call in calls if call.cond == "b" or not touched.isdisjoint(call.window.read)]
-            touched.update(index for call in hit for index in call.window.write)
-        early = [index for index in range(emission.start, emission.stop) if index in touched]
+            hit = [call for call in calls if call.cond == "b" or not touched.isdisjoint(_versions(call, written))]
+            written.update(version for call in calls for version in _written(call))
+            touched.update(version for call in hit for version in _written(call))
+        early = [index for index in range(emission.start, emission.stop) if (index, 0) in touched]
         if early:
             return max(change - early[0], 0)
     return 0
+
+
+def _versions(call: Call, written: set[tuple[int, int]]) -> list[tuple[int, int]]:
+    # a version that no call wrote was made of the finished row (noised context)
+    pairs = list(zip(call.window.read, call.levels, strict=True))
+    return [pair if pair in written else (pair[0], 0) for pair in pairs]
+
+
+def _written(call: Call) -> list[tuple[int, int]]:
+    level = dict(zip(call.window.read, call.levels, strict=True))
+    return [(i, level[i] - 1 if call.window.to < 0 else call.window.to) for i in call.window.write]
+
+
+@lru_cache(maxsize=256)
+def level_gaps(rollout: Rollout[Any]) -> tuple[float, int]:
+    """(mean, largest) difference of level inside a network call, once running (the gap of MIGA Sec. 3.2).
+
+    Rows at level 0 do not count where models are trained to read clean frames in front; every other row does.
+    """
+    ghost, watcher = emptied(rollout), _Watcher()
+    state = watcher.drive(ghost.init(0, Timeline.of("")))
+    until = 2 * rollout.in_flight + 2
+    while not state.finished and state.emitted < until:
+        if state.emitted < rollout.in_flight:
+            watcher.lists = []
+        state, _ = watcher.drive(ghost.step(state))
+    gaps = [_gap(call) for calls in watcher.lists for call in calls]
+    return sum(gaps) / max(len(gaps), 1), max(gaps, default=0)
+
+
+def _gap(call: Call) -> int:
+    noisy = [level for level in call.levels if level]
+    return max(noisy, default=0) - min(noisy, default=0)
+
+
+@lru_cache(maxsize=256)
+def mixes_levels(rollout: Rollout[Any]) -> bool:
+    """Whether a network call of this method can hold rows of different levels, clean ones included."""
+    ghost, watcher = emptied(rollout), _Watcher()
+    state = watcher.drive(ghost.init(0, Timeline.of("")))
+    while not state.finished and state.emitted < 2 * rollout.in_flight + 2:
+        state, _ = watcher.drive(ghost.step(state))
+    return any(len(set(call.levels)) > 1 for calls in watcher.lists for call in calls)
+
+
+@lru_cache(maxsize=256)
+def ticks_to_show(rollout: Rollout[Any]) -> tuple[int, int]:
+    """Ticks from a decision about fresh noise, once running, to the next emission and to that of the decided row."""
+    ghost, watcher = emptied(rollout), _Watcher()
+    state = watcher.drive(ghost.init(0, Timeline.of("")))
+    while not state.finished and (state.emitted < rollout.in_flight or not ghost.fresh(state)):
+        following, _ = watcher.drive(ghost.step(state))
+        if following.finished:
+            break
+        state = following
+    if not ghost.fresh(state):  # one clip: decided at the start
+        state = watcher.drive(ghost.init(0, Timeline.of("")))
+    row, ticks, first = ghost.fresh(state).stop - 1, 0, 0
+    while state.emitted <= row and not state.finished:
+        state, emission = watcher.drive(ghost.step(state))
+        ticks += 1
+        first = first or (ticks if emission.latents else 0)
+    return first, ticks
 
 
 def fixed(rollout: Rollout[Any]) -> bool:
@@ -137,7 +202,7 @@ class Ghost:
     def __init__(self, cost: int = 1) -> None:
         self.cost = cost
 
-    def __call__(self, x: Tensor, levels: Tensor, cond: Sequence[str]) -> Tensor:
+    def __call__(self, x: Tensor, levels: Tensor, cond: Sequence[Cond]) -> Tensor:
         return x
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -13,6 +12,7 @@ from torch import Tensor
 from longtake.core.model import Cond
 from longtake.core.rows import Row
 from longtake.core.step import Step
+from longtake.core.timeline import Timeline as Timeline
 
 S = TypeVar("S")
 
@@ -21,33 +21,36 @@ Mix = Callable[[Row, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Timeline:
-    """Prompts over time: (index of the first latent frame, prompt), sorted, the first at 0."""
+class Candidate:
+    """One branch that a search judged. Plain numbers and words, for the trace.
 
-    entries: tuple[tuple[int, str], ...]
+    tick      of the search, at which it was judged
+    name      of the branch, and of the one that it forked from (hexadecimal)
+    number    among its siblings; 0 keeps its parent's own noise
+    proposal  where its noise came from
+    verdict   "kept" or "dropped"
+    rows      [first, stop) of the latents whose noise was decided
+    """
 
-    def __post_init__(self) -> None:
-        starts = [start for start, _ in self.entries]
-        if not starts or starts[0] != 0 or starts != sorted(set(starts)):
-            raise ValueError(f"a timeline starts at latent 0 and its starts increase, got {starts}")
-
-    @classmethod
-    def of(cls, prompt: str | Mapping[int, str]) -> Timeline:
-        """A timeline from one prompt, or from prompts by latent index."""
-        return cls(((0, prompt),)) if isinstance(prompt, str) else cls(tuple(sorted(prompt.items())))
-
-    def at(self, index: int) -> Cond:
-        """The prompt of the latent frame at `index`; context rows before 0 share the first."""
-        return max((entry for entry in self.entries if entry[0] <= max(index, 0)), key=lambda entry: entry[0])[1]
-
-    def cond(self, indices: Iterable[int]) -> Cond:
-        """The prompt of a window: the majority of the rows it commits, ties to the earlier."""
-        return Counter(self.at(index) for index in sorted(indices)).most_common(1)[0][0]
+    tick: int
+    name: str
+    parent: str
+    number: int
+    proposal: str
+    score: float
+    verdict: str
+    rows: tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Info:
-    """What an emission cost and how it was chosen. Diagnostics only: no later step reads it."""
+    """What an emission cost and how it was chosen. Diagnostics only: no later step reads it.
+
+    decodes       latents decoded by rewards since the last emission
+    reward_calls  views scored since the last emission
+    candidates    all that was judged since the last emission
+    ess           effective number of particles at each resampling since then
+    """
 
     nfe: int = 0
     frame_nfe: int = 0
@@ -56,6 +59,10 @@ class Info:
     chosen: int = 0
     ancestors: tuple[int, ...] = ()
     children: tuple[Info, ...] = ()
+    decodes: int = 0
+    reward_calls: int = 0
+    candidates: tuple[Candidate, ...] = ()
+    ess: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +88,11 @@ class View:
     """What a reward may read of a branch: rows in flight that a network has seen, and the last finished latents.
 
     `x0` comes from the rows' memory and costs no network call. N rows, P past latents; either may be 0.
+
+    recent  how many of `past` were finished since the candidates forked: they are judged, the rest is what came before
+    guide   latents to decode before the recent ones from an empty cache (`Emission.guide`)
+    memory  what the reward's `follow` made of the branch's latents before the recent ones: decoder cache, anchors
+    prompt  of the clip that is judged
     """
 
     index: tuple[int, ...]
@@ -89,6 +101,20 @@ class View:
     level: tuple[int, ...]
     cond: tuple[Cond, ...]
     past: tuple[Float[Tensor, "C H W"], ...] = ()
+    recent: int = 0
+    guide: tuple[Float[Tensor, "C H W"], ...] = ()
+    memory: Any = None
+    prompt: str = ""
+
+    @property
+    def clip(self) -> tuple[Tensor, ...]:
+        """The latents to judge, in order: those finished since the fork, then the estimates of those in flight."""
+        return (*self.past[max(len(self.past) - self.recent, 0) :], *self.x0)
+
+    @property
+    def before(self) -> tuple[Tensor, ...]:
+        """The finished latents that the clip follows."""
+        return self.past[: max(len(self.past) - self.recent, 0)]
 
 
 def view_of(rows: Sequence[Row], timeline: Timeline) -> View:
@@ -146,10 +172,22 @@ class Rollout(Protocol[S]):
 
 
 @runtime_checkable
+class Previewable(Protocol[S]):
+    """A rollout that can finish its undecided rows on a coarse grid of levels, from the same noise."""
+
+    def preview(self, state: S, steps: int) -> Step[View]:
+        """The newest window, finished in `steps` network calls; rows of the view are at level 0."""
+        ...
+
+
+@runtime_checkable
 class Reward(Protocol):
     """Scores branches, higher is better; all candidates come in one list.
 
-    `needs` is a subset of {"x", "x0", "picture", "pixels", "past"}.
+    `needs` is a subset of {"x", "x0", "picture", "pixels", "past"}. Two members are optional.
+    `follow(memory, emission)` returns what to remember of a branch after more of its latents are finished (None at
+    first): a value that a checkpoint can hold; it comes back as `View.memory`, one for each branch.
+    `decodes` is the number of latents decoded so far.
     """
 
     needs: frozenset[str]

@@ -60,6 +60,15 @@ class Queue:
         """The row at an absolute index."""
         return self.rows[index - self.start]
 
+    def read(self, index: int, level: int = -1) -> tuple[Tensor, int]:
+        """(x, level) of a row as it is, or as it was at `level`."""
+        if (index, level) in self.old:
+            return self.old[index, level], level
+        row = self.at(index)
+        if level not in (-1, row.level):
+            raise ValueError(f"row {index} is at level {row.level} and nothing kept it at {level}")
+        return row.x, row.level
+
     def replaced(self, rows: Iterable[Row]) -> Queue:
         """The queue with these rows in the places of those of equal index."""
         new = {row.index: row for row in rows}

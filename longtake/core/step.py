@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from longtake.core.model import Cond
@@ -49,25 +50,35 @@ CondAt = Callable[[Sequence[int]], Cond]
 def denoise(
     queue: Queue, windows: Sequence[Window], solver: Solver, schedule: NoiseSchedule, cond_at: CondAt
 ) -> Step[Queue]:
-    """One Jacobi sweep: every window reads the queue as it was before the sweep; one yield for all of them."""
+    """One Jacobi sweep: every window reads the queue as it was before the sweep; one yield for all of them.
+
+    A row that several windows write moves with the weighted mean of their estimates.
+    """
     x0s = yield [call_of(queue, window, cond_at(window.write)) for window in windows]
-    rows, estimates, tos = [], [], []
+    targets: dict[int, int] = {}
+    estimates: dict[int, list[tuple[float, Tensor]]] = {}
     for window, x0 in zip(windows, x0s, strict=True):
         place = {index: position for position, index in enumerate(window.read)}
-        for index in window.write:
-            row = queue.at(index)
-            rows.append(row)
-            estimates.append(x0[place[index]])
-            tos.append(row.level - 1 if window.to < 0 else window.to)
-    if not rows:
+        for index, weight in zip(window.write, window.weight or (1.0,) * len(window.write), strict=True):
+            targets[index] = queue.at(index).level - 1 if window.to < 0 else window.to
+            estimates.setdefault(index, []).append((weight, x0[place[index]]))
+    if not targets:
         return queue
-    return queue.replaced(advance(rows, estimates, tos, solver, schedule))
+    rows = [queue.at(index) for index in targets]
+    return queue.replaced(advance(rows, [_mean(e) for e in estimates.values()], [*targets.values()], solver, schedule))
+
+
+def _mean(estimates: Sequence[tuple[float, Tensor]]) -> Tensor:
+    if len(estimates) == 1:
+        return estimates[0][1]
+    total = sum(weight for weight, _ in estimates)
+    return torch.stack([weight / total * x0 for weight, x0 in estimates]).sum(0)
 
 
 def call_of(queue: Queue, window: Window, cond: Cond) -> Call:
     """The network call that evaluates `window` on `queue`."""
-    rows = [queue.at(index) for index in window.read]
-    return Call(tuple(row.x for row in rows), tuple(row.level for row in rows), cond, window)
+    rows = [queue.read(index, window.level) for index in window.read]
+    return Call(tuple(x for x, _ in rows), tuple(level for _, level in rows), cond, window)
 
 
 def all_of(tasks: Sequence[Task]) -> Step[list[Any]]:

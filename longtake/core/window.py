@@ -6,7 +6,7 @@ sweep tile their range exactly once, each write lies inside its read, and no two
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, floor
@@ -19,12 +19,16 @@ Side = Literal["before", "after"]
 class Window:
     """Absolute indices of the rows read (anchors are read and not written) and of those written.
 
-    `to` is the level that written rows move to; -1 means one down.
+    to      the level that written rows move to; -1 means one down
+    level   the level at which all rows are read, from the queue's `old` where they have moved on; -1: as they are
+    weight  of each written row, where several windows write it and their estimates are averaged; (): one window does
     """
 
     read: tuple[int, ...]
     write: tuple[int, ...]
     to: int = -1
+    level: int = -1
+    weight: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,26 +51,37 @@ class Grid:
             raise ValueError(f"side must be 'before' or 'after', got {self.side!r}")
 
 
+Anchors = Sequence[int] | Callable[[int], Sequence[int]]
+"""Rows that a window reads besides its own, or how they follow from the first row of the window."""
+
+
 def sweep(
-    rows: range, grid: Grid, offset: int = 0, limits: range | None = None, anchors: Sequence[int] = ()
+    rows: range, grid: Grid, offset: int = 0, limits: range | None = None, anchors: Anchors = (), most: int = 0
 ) -> list[Window]:
     """Windows that write each of `rows` once and read up to `grid.size` rows of `limits`, first to last.
 
     Blocks lie on the absolute grid offset + i * stride. `limits` are the rows that may be read (default: `rows`); at
-    its ends a window slides inwards and keeps its size. `anchors` are rows outside the window that all read, in front.
+    its ends a window slides inwards and keeps its size. `anchors` are rows outside the window that it reads in front,
+    at most `most` where they depend on the window; one without anchors reads its full size.
     """
     limits = limits or rows
-    size = grid.size - len(anchors)
-    if size < grid.stride:
-        raise ValueError(f"{len(anchors)} anchors leave {size} of {grid.size} rows, below the stride {grid.stride}")
+    most = most if callable(anchors) else len(anchors)
+    if grid.size - most < grid.stride:
+        raise ValueError(f"{most} anchors leave {grid.size - most} of {grid.size} rows, below the stride {grid.stride}")
     merged: dict[tuple[int, ...], list[int]] = {}
     for block in _blocks(rows, grid.stride, offset):
-        first = block.stop - size if grid.side == "before" else block.start
-        first = max(min(first, limits.stop - size), limits.start)
-        read = range(first, min(first + size, limits.stop))
-        outside = tuple(anchor for anchor in anchors if anchor not in read)
+        read = _read(block, grid, grid.size - most, limits)
+        outside = tuple(anchors(read.start)) if callable(anchors) else tuple(a for a in anchors if a not in read)
+        if len(outside) < most:
+            read = _read(block, grid, grid.size - len(outside), limits)
         merged.setdefault((*outside, *read), []).extend(block)
     return [Window(read, tuple(write)) for read, write in merged.items()]
+
+
+def _read(block: range, grid: Grid, size: int, limits: range) -> range:
+    first = block.stop - size if grid.side == "before" else block.start
+    first = max(min(first, limits.stop - size), limits.start)
+    return range(first, min(first + size, limits.stop))
 
 
 def _blocks(rows: range, stride: int | Fraction, offset: int) -> list[range]:

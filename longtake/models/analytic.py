@@ -14,7 +14,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from longtake.core.model import Capabilities
+from longtake.core.model import Capabilities, Cond, embedded
 from longtake.core.noise import normal, root
 from longtake.core.schedule import NoiseSchedule
 
@@ -39,13 +39,13 @@ class GaussianVideo:
         """Native levels per row, any window length."""
         return Capabilities(self.window, self.shape, image_first=True)
 
-    def __call__(self, x: Tensor, levels: Tensor, cond: Sequence[str]) -> Tensor:
+    def __call__(self, x: Tensor, levels: Tensor, cond: Sequence[Cond]) -> Tensor:
         """E[x0 | x]: (B, F, C, H, W) -> the same. Window by window, so that a batch gives the bits of its parts."""
         return torch.stack([self._one(*window) for window in zip(x, levels.tolist(), cond, strict=True)])
 
-    def _one(self, x: Tensor, levels: list[int], prompt: str) -> Tensor:
+    def _one(self, x: Tensor, levels: list[int], prompt: Cond) -> Tensor:
         gain, alphas = _gain(self.schedule, self.rho, tuple(levels))
-        mean = self.mean(prompt).to(torch.float64)
+        mean = embedded(prompt, self.mean).to(torch.float64)
         centred = x.to(torch.float64) - alphas.reshape(-1, 1, 1, 1) * mean
         return (mean + torch.einsum("ij,jchw->ichw", gain, centred)).to(x.dtype)
 

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from longtake.core.model import Capabilities, Cond
+from longtake.core.model import Capabilities, Cond, embedded
 from longtake.core.schedule import NoiseSchedule
 from longtake.errors import UsageError
 from longtake.models.wan_text import PromptEncoder
@@ -84,11 +84,11 @@ class WanDenoiser:
         sigmas = self._sigmas[levels].to(x.device)
         return x - sigmas[:, :, None, None, None] * flow.to(x.device)
 
-    def _embeddings(self, cond: tuple[str, ...]) -> Float[Tensor, "N L D"]:
+    def _embeddings(self, cond: tuple[Cond, ...]) -> Float[Tensor, "N L D"]:
         # the windows of a run share few prompts: keep the last batch on the device
         if self._last is None or self._last[0] != cond:
             texts = [*cond, *([self.negative_prompt] * len(cond) if self.cost == 2 else [])]
-            stacked = torch.stack([self.text(text) for text in texts])
+            stacked = torch.stack([embedded(text, self.text) for text in texts])
             self._last = cond, stacked.to(self.device, self.transformer.dtype)
         return self._last[1]
 

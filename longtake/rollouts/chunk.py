@@ -59,7 +59,7 @@ class Chunk:
         """The diagonal machine: a whole clip's rows share a level, and the next enter when they are done."""
         grid, period = Grid(self.window, self.window), self.schedule.num_steps
         group = self.window - self.overlap
-        return Diagonal(self.shape, self.schedule, self.solver, grid, group, period, self.overlap)
+        return Diagonal(self.shape, self.schedule, self.solver, grid, group, period, self.overlap, fill=True)
 
     @property
     def cycle(self) -> int:

@@ -57,6 +57,8 @@ class Diagonal:
     period   ticks between groups; None: only the first group ever enters
     grid     how a sweep is cut into windows, from the head on
     history  finished rows kept for windows to read
+    fill     the first group also takes the places of history that is not there
+    end      no row from this index on ever enters (PA-VDM Sec. 3.2: the window shrinks); None: endless
     """
 
     shape: tuple[int, int, int]
@@ -66,6 +68,8 @@ class Diagonal:
     group: int = 1
     period: int | None = 1
     history: int = 0
+    fill: bool = False
+    end: int | None = None
 
     @property
     def in_flight(self) -> int:
@@ -91,13 +95,13 @@ class Diagonal:
         """The state before the first tick, its first group already in the queue."""
         kept = list(context)[len(context) - min(self.history, len(context)) :]
         rows = [clean_row(x, place - len(kept), path) for place, x in enumerate(kept)]
-        # the first group fills the places in its window that later groups leave to context
-        lead = self.history - len(kept) if self.group > 1 and self.period is not None else 0
+        lead = self.history - len(kept) if self.fill else 0
         return self._admit(LineState(Queue(tuple(rows)), 0, 0, lead, path, timeline))
 
     def step(self, state: LineState) -> Step[tuple[LineState, Emission]]:
         """One tick: a sweep, release what reached level 0, let the next rows in."""
-        queue = yield from denoise(state.queue, self.windows(state), self.solver, self.schedule, state.timeline.cond)
+        conds = state.timeline.conds(state.head)
+        queue = yield from denoise(state.queue, self.windows(state), self.solver, self.schedule, conds)
         done = [row for row in queue.rows if row.index >= state.head and row.level == 0]
         head = state.head + len(done)
         emission = Emission(state.emitted, tuple(row.x for row in done if row.index >= 0))
@@ -132,6 +136,9 @@ class Diagonal:
         else:
             groups = state.tick // self.period + 1
         stop = state.lead + groups * self.group
+        if self.end is not None and stop >= self.end:
+            stop = self.end
+            state = replace(state, finished=state.head >= self.end)
         start = state.queue.stop if state.queue.rows else state.head
         rows = [noise_row(self.shape, self.schedule.num_steps, index, state.path) for index in range(start, stop)]
         return replace(state, queue=state.queue.appended(rows)) if rows else state
