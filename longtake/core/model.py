@@ -43,8 +43,14 @@ class Capabilities:
     window                native number of latent frames in one call
     per_row_levels        how one level per row gets in: native, a hook, our own forward, or not at all
     image_first           the first row may be a clean image latent at level 0
+    image_only            it has to be: the network makes nothing without a picture
+    last_image            a picture that the clip ends with may be given too
+    clean_rows            without levels per row: leading rows at level 0 may still stand beside rows of one level
     latent_shape          (C, H, W) of one latent frame
+    image_only            it makes nothing without one
     temporal_compression  pixel frames of every latent after the first, which decodes to one if `first_is_image`
+    latent_group          latents that are decoded together; each group begins anew, no frames come before it is whole
+    frames_behind         pixel frames that streamed decoding holds back until the next latent
     """
 
     window: int
@@ -54,14 +60,27 @@ class Capabilities:
     exact_streaming: bool = True
     temporal_compression: int = 4
     first_is_image: bool = True
+    image_only: bool = False
+    latent_group: int = 1
+    frames_behind: int = 0
 
     def num_latents(self, num_frames: int) -> int:
-        """Latent frames that cover `num_frames` pixel frames."""
+        """Latent frames whose streamed decoding covers `num_frames` pixel frames."""
+        if self.latent_group > 1:
+            return -(-num_frames // self._span(self.latent_group)) * self.latent_group
         lead = 1 if self.first_is_image else 0
-        return lead + -(-max(num_frames - lead, 0) // self.temporal_compression)
+        later = max(num_frames - lead, 0)
+        return lead + -(-(later + self.frames_behind if later else 0) // self.temporal_compression)
 
     def num_frames(self, num_latents: int) -> int:
-        """Pixel frames that `num_latents` latent frames decode to."""
+        """Pixel frames that `num_latents` latent frames decode to, streamed."""
+        if self.latent_group > 1:
+            return num_latents // self.latent_group * self._span(self.latent_group)
+        whole = self._span(num_latents)
+        return max(whole - self.frames_behind, min(whole, 1 if self.first_is_image else 0))
+
+    def _span(self, num_latents: int) -> int:
+        # frames of so many latents decoded whole
         if not self.first_is_image or num_latents == 0:
             return num_latents * self.temporal_compression
         return 1 + (num_latents - 1) * self.temporal_compression
