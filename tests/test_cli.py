@@ -33,6 +33,7 @@ FLAGS = {
     "models": "--format --help",
     "methods": "--format --help",
     "bench": "--profile --format --help",
+    "convert": "--out --help",
     "eval": "--suite --model --format --help",
 }
 

