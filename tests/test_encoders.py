@@ -51,7 +51,7 @@ def test_without_weights_there_is_flow_and_no_aesthetics(shelf: Path):
     assert features.find("aesthetic") is None and not features.at_hand("mobilenetv2")
     with pytest.raises(UsageError, match="longtake convert mobilenetv2 FILE"):
         features.load("mobilenetv2")
-    with pytest.raises(UsageError, match="known: .*opencv-dis"):
+    with pytest.raises(UsageError, match=r"known: .*opencv-dis"):
         features.load("dyno")
     with pytest.raises(UsageError, match="known: subject, background"):
         features.find("sound")
@@ -77,7 +77,7 @@ def test_weights_of_another_network_are_refused(shelf: Path):
 
 
 def test_bilinear_without_antialiasing_by_hand():
-    """Halving a row by four: pixel centres (i + 1/2) * 4 - 1/2 = 1.5, 5.5: the mean of two neighbours, the rest unseen."""
+    """A row at a quarter of its size: centres (i + 1/2) * 4 - 1/2 = 1.5, 5.5, so means of two, the rest unseen."""
     row = torch.arange(8.0)[None, None, None].expand(1, 1, 8, 8).contiguous()
     assert torch.equal(pictures.shorter_side(row, 2)[0, 0], torch.tensor([[1.5, 5.5], [1.5, 5.5]]))
     # with antialiasing every pixel has its part: a triangle of half width 4 around 1.5 and 5.5, cut at the edges

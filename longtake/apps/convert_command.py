@@ -11,6 +11,7 @@ import json
 import shutil
 import tarfile
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -130,7 +131,8 @@ def _unpickled(path: Path) -> dict[str, Any]:
     import torch
 
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # what it warns of is refused below
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UsageError(
             f"{path} holds no plain tensors (a program, other objects, or a damaged file), and nothing else is read; "
