@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,10 @@ from longtake.apps.parameters import choose
 from longtake.apps.settings import Request
 from longtake.apps.tables import Facts
 from longtake.errors import UsageError
+
+SAID = ("per_row_levels", "image_first", "image_only", "last_image", "clean_rows", "first_is_image", "latent_group",
+        "latents_at_once", "frames_behind")  # fmt: skip
+"""What a loaded model says of itself in the same words as `Facts`."""
 
 
 def look_up(request: Request) -> Facts:
@@ -31,18 +36,8 @@ def look_up(request: Request) -> Facts:
     return Facts(
         name=source.name,
         source=str(source.folder.absolute()) if here and source.folder is not None else named,
-        family=found.family,
-        window=found.window,
-        channels=found.channels,
-        factor=found.factor,
-        fps=found.fps,
-        steps=found.steps,
-        size=found.size,
         vocabulary=source.settings.get("vocabulary"),
-        per_row_levels=found.per_row_levels,
-        image_first=found.image_first,
-        guided=found.guided,
-        compression=found.compression,
+        **asdict(found),
     )
 
 
@@ -59,10 +54,9 @@ def _facts_of(model: Any) -> Facts:
         steps=model.steps,
         size=model.size,
         vocabulary=None,
-        per_row_levels=can.per_row_levels,
-        image_first=can.image_first,
         guided=model.denoiser.cost > 1,
         compression=can.temporal_compression,
+        **{name: getattr(can, name) for name in SAID},
     )
 
 

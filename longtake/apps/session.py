@@ -125,7 +125,7 @@ def _job(settings: Settings, model: Any, rollout: Any, context: tuple[Tensor, ..
     engine = Engine(model.denoiser, settings.batch or 1)
     if settings.frames is not None:
         if settings.image or settings.video:
-            latents = -(-(settings.frames - bool(settings.image)) // can.temporal_compression)
+            latents = can.num_latents(settings.frames - bool(settings.image), after=True)
         else:
             latents = can.num_latents(settings.frames)
         paper = dry_rollout(settings, can.latent_shape, can.window)

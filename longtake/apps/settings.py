@@ -158,7 +158,7 @@ def decide(request: Request, facts: Facts) -> tuple[Settings, list[str]]:
     """All settings of a run, and one line for each that the user should know was chosen."""
     notes: list[str] = []
     row = method(request.method) if request.method else _default_method(facts, notes)
-    if row.needs_rows and facts.per_row_levels == "no":
+    if row.needs_rows and facts.per_row_levels == "no" and not (row.one_level and facts.clean_rows):
         raise UsageError(
             f"{row.name} needs one noise level per latent frame, which {facts.name} lacks; use --method plain"
         )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from longtake.apps.parameters import Parameter, choose
+from longtake.core.model import Capabilities
 from longtake.core.schedule import NoiseSchedule
 from longtake.core.solvers import Solver
 from longtake.errors import UsageError
@@ -36,6 +37,8 @@ class Method:
     make     builds the rollout
     steps    (window, steps of the model, --steps or None, parameters) -> the number of steps
     context  (window, parameters) -> latents of a user's clip that are read
+
+    needs_rows: windows hold rows of different levels; one_level: of 0 and one other at most.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Method:
     aliases: tuple[str, ...] = ()
     streams: bool = True
     needs_rows: bool = True
+    one_level: bool = False
 
 
 def _model_steps(window: int, usual: int, given: int | None, values: Values) -> int:
@@ -114,6 +118,7 @@ METHODS: dict[str, Method] = {
                 Parameter("join", ("latent", "pixel"), "hand over latents, or the last picture"),
                 Parameter("overlap", int, "latents that guide the next clip", 0),
             ),
+            one_level=True,
         ),
         Method(
             "fifo",
@@ -201,15 +206,31 @@ class Facts:
     image_first: bool
     guided: bool
     compression: int = 4
+    first_is_image: bool = True
+    image_only: bool = False
+    last_image: bool = False
+    clean_rows: bool = False
+    latent_group: int = 1
+    latents_at_once: int = 1
+    frames_behind: int = 0
 
     def clip_frames(self, context: int = 0) -> int:
         """Pixel frames of one clip, behind `context` latents that are read and not shown."""
-        return (self.window - context) * self.compression - (0 if context else self.compression - 1)
+        return (self.window - context) * self.compression if context else self.can.num_frames(self.window)
 
     def num_latents(self, num_frames: int, after: bool) -> int:
         """Latents that decode to `num_frames` frames, behind others or (not `after`) from the start of a video."""
-        lead = 0 if after else min(num_frames, 1)
-        return lead + -(-(num_frames - lead) // self.compression)
+        return self.can.num_latents(num_frames, after)
+
+    @property
+    def can(self) -> Capabilities:
+        """The same as the loaded model will say it."""
+        names = {item.name for item in fields(Capabilities)} & {item.name for item in fields(self)}
+        return Capabilities(
+            latent_shape=self.shape(self.size),
+            temporal_compression=self.compression,
+            **{name: getattr(self, name) for name in names},
+        )
 
     def shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
         """(C, H, W) of a latent of pictures of `size`."""

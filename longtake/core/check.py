@@ -39,7 +39,7 @@ def _fits(leaf: Any, denoiser: Denoiser) -> None:
         raise ValueError(f"{name} makes latents of {leaf.shape}, the model reads {can.latent_shape}; use the model's")
     if leaf.schedule != denoiser.schedule:
         raise ValueError(f"{name} and the model must share one schedule; build {name} with schedule=denoiser.schedule")
-    if can.per_row_levels == "no" and mixes_levels(leaf):
+    if can.per_row_levels == "no" and mixes_levels(leaf, clean=not can.clean_rows):
         raise ValueError(f"{name} needs one noise level per latent frame, which this model lacks; use --method plain")
 
 

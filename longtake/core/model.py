@@ -42,14 +42,14 @@ class Capabilities:
 
     window                native number of latent frames in one call
     per_row_levels        how one level per row gets in: native, a hook, our own forward, or not at all
-    image_first           the first row may be a clean image latent at level 0
-    image_only            it has to be: the network makes nothing without a picture
-    last_image            a picture that the clip ends with may be given too
     clean_rows            without levels per row: leading rows at level 0 may still stand beside rows of one level
-    latent_shape          (C, H, W) of one latent frame
+    image_first           the first row may be a clean image latent at level 0
     image_only            it makes nothing without one
+    last_image            a picture that the clip ends with may be given too
+    latent_shape          (C, H, W) of one latent frame
     temporal_compression  pixel frames of every latent after the first, which decodes to one if `first_is_image`
     latent_group          latents that are decoded together; each group begins anew, no frames come before it is whole
+    latents_at_once       latents after the first that streamed decoding takes at a time; frames wait for them
     frames_behind         pixel frames that streamed decoding holds back until the next latent
     """
 
@@ -63,20 +63,25 @@ class Capabilities:
     image_only: bool = False
     latent_group: int = 1
     frames_behind: int = 0
+    latents_at_once: int = 1
+    last_image: bool = False
+    clean_rows: bool = False
 
-    def num_latents(self, num_frames: int) -> int:
-        """Latent frames whose streamed decoding covers `num_frames` pixel frames."""
+    def num_latents(self, num_frames: int, after: bool = False) -> int:
+        """Latents whose streamed decoding covers `num_frames` pixel frames, from the start or `after` whole others."""
         if self.latent_group > 1:
             return -(-num_frames // self._span(self.latent_group)) * self.latent_group
-        lead = 1 if self.first_is_image else 0
+        lead = 1 if self.first_is_image and not after else 0
         later = max(num_frames - lead, 0)
-        return lead + -(-(later + self.frames_behind if later else 0) // self.temporal_compression)
+        many = -(-(later + self.frames_behind if later else 0) // self.temporal_compression)
+        return lead + -(-many // self.latents_at_once) * self.latents_at_once
 
     def num_frames(self, num_latents: int) -> int:
         """Pixel frames that `num_latents` latent frames decode to, streamed."""
         if self.latent_group > 1:
             return num_latents // self.latent_group * self._span(self.latent_group)
-        whole = self._span(num_latents)
+        lead = min(num_latents, 1)
+        whole = self._span(lead + (num_latents - lead) // self.latents_at_once * self.latents_at_once)
         return max(whole - self.frames_behind, min(whole, 1 if self.first_is_image else 0))
 
     def _span(self, num_latents: int) -> int:

@@ -123,13 +123,14 @@ def _gap(call: Call) -> int:
 
 
 @lru_cache(maxsize=256)
-def mixes_levels(rollout: Rollout[Any]) -> bool:
-    """Whether a network call of this method can hold rows of different levels, clean ones included."""
+def mixes_levels(rollout: Rollout[Any], clean: bool = True) -> bool:
+    """Whether a network call of this method can hold rows of different levels, `clean` ones included."""
     ghost, watcher = emptied(rollout), _Watcher()
     state = watcher.drive(ghost.init(0, Timeline.of("")))
     while not state.finished and state.emitted < 2 * rollout.in_flight + 2:
         state, _ = watcher.drive(ghost.step(state))
-    return any(len(set(call.levels)) > 1 for calls in watcher.lists for call in calls)
+    passed = set() if clean else {0}
+    return any(len(set(call.levels) - passed) > 1 for calls in watcher.lists for call in calls)
 
 
 @lru_cache(maxsize=256)

@@ -18,12 +18,13 @@ Clean rows. Rollouts put known latents (a picture, the end of the clip before) i
 0, and the denoiser returns them as they are. How a network is told is the family's affair:
 - networks with a level a row (`per_row_levels` native, hook or own) read them at time 0;
 - networks that take a picture by channels or tokens (`image_first`, whatever `per_row_levels` says) build that
-  condition from the first row: `decode` it, make what the network wants, keep it by content (`parts.Remembered`).
-  Where all rows must share one level ("no"), the network is shown the known row noised to the others' level.
+  condition from the first row: `decode` it, make what the network wants, keep it by content (`parts.Remembered`);
+- networks whose rows must all share one level ("no", with `clean_rows` True) are shown the known rows noised to the
+  level of the others (`parts.noised_prefix`), as RePaint does.
 So a condition is a function of the rows, and a run that is resumed needs no picture.
 
-Codecs that decode several latents at once (`Capabilities.latent_group` > 1) return no frames until a group is whole
-and keep the latents that wait in their cache; asked-for lengths are rounded up to whole groups.
+Codecs that decode several latents together (`Capabilities.latent_group`, `latents_at_once`) return no frames until the
+last of them is there and keep those that wait in their cache; asked-for lengths are rounded up.
 
 Tests of a family, on a tiny random model in its real format: equal levels = the stock forward; each row depends on
 its own level; plain = the stock pipeline (<= 1e-4 of the standard deviation); streamed = whole decode where
@@ -41,7 +42,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from longtake.core.model import Codec, Cond, Denoiser
+from longtake.core.model import Codec, Denoiser
 from longtake.errors import UsageError
 
 TINY = "tiny random weights in the published format"
@@ -71,7 +72,10 @@ class Family:
 
 FAMILIES: dict[str, Family] = {
     row.name: row
-    for row in (Family("wan", "longtake.models.wan_family", ("WanPipeline",), "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"),)
+    for row in (
+        Family("wan", "longtake.models.wan_family", ("WanPipeline",), "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"),
+        Family("videocrafter2", "longtake.models.videocrafter", keys=("fps_condition", "scale", "solver")),
+    )
 }
 COMMON_KEYS = (
     "family", "base", "window", "fps", "steps", "guidance", "size", "max_sequence_length", "vocabulary", "preview",
@@ -148,9 +152,12 @@ class ModelFacts:
     image_first: bool = False
     image_only: bool = False
     last_image: bool = False
+    clean_rows: bool = False
     compression: int = 4
     first_is_image: bool = True
     latent_group: int = 1
+    latents_at_once: int = 1
+    frames_behind: int = 0
 
 
 @runtime_checkable
@@ -159,7 +166,7 @@ class Prompted(Protocol):
 
     negative_prompt: str
 
-    def prepare(self, prompts: Iterable[Cond]) -> None: ...
+    def prepare(self, prompts: Iterable[str]) -> None: ...
 
     def release_text_encoder(self) -> None: ...
 

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from longtake.core.noise import normal, root
+from longtake.core.schedule import NoiseSchedule
 from longtake.errors import UsageError
 from longtake.models import folder as folders
 from longtake.models.families import COMMON_KEYS, FAMILIES, LoadOptions, Source, family_of
@@ -180,6 +182,26 @@ def weights_hash(source: Source, parts: Iterable[str]) -> str:
         return folders.folder_hash([source.path(part) for part in parts])
     modules = [getattr(source.pipe, part, None) for part in parts]
     return folders.module_hash([module for module in modules if module is not None])
+
+
+def noised_prefix(x: Tensor, levels: Tensor, schedule: NoiseSchedule) -> tuple[Tensor, Tensor]:
+    """(rows as a network without levels per row may see them, one level a window) of x (B, F, C, H, W), levels (B, F).
+
+    Rows at level 0 are noised to the level that the others share, with noise that is always the same, as if they had
+    come down from it with a perfect estimate (RePaint, Lugmayr et al. 2022, Eq. 8a). ValueError if levels differ.
+    """
+    top = levels.amax(dim=1)
+    if not bool(((levels == top[:, None]) | (levels == 0)).all()):
+        raise ValueError(f"rows of one window must share one level here, got {levels.tolist()}")
+    clean = (levels < top[:, None]).nonzero().tolist()
+    if not clean:
+        return x, top
+    shown = x.clone()
+    for window, row in clean:
+        level = int(top[window])
+        eps = normal(x.shape[2:], root(0), "known row", row).to(x)
+        shown[window, row] = schedule.alphas[level] * x[window, row] + schedule.sigmas[level] * eps
+    return shown, top
 
 
 class Remembered:

@@ -50,14 +50,14 @@ class WanDenoiser:
         self.cost = 2 if guidance > 1 else 1
         self._times = torch.tensor(schedule.times)
         self._sigmas = torch.tensor(schedule.sigmas)
-        self._last: tuple[tuple[str, ...], Tensor] | None = None
+        self._last: tuple[tuple[Cond, ...], Tensor] | None = None
 
     @property
     def device(self) -> torch.device:
         """Where the transformer's weights are."""
         return self.transformer.patch_embedding.weight.device
 
-    def prepare(self, prompts: Iterable[Cond]) -> None:
+    def prepare(self, prompts: Iterable[str]) -> None:
         """Encode these prompts, and the negative one if guidance needs it."""
         self.text.prepare([*prompts, *([self.negative_prompt] if self.cost == 2 else [])])
 
