@@ -93,8 +93,8 @@ def _stale_memory(patch: Patch) -> None:
 def _wrong_parent(patch: Patch) -> None:
     select = Population._select
 
-    def worst(self: Population, members: list[Member]) -> Any:
-        kept, info = select(self, members)
+    def worst(self: Population, members: list[Member], *rest: Any) -> Any:
+        kept, info = select(self, members, *rest)
         return ([members[-1 - info.chosen]], info) if info.scores else (kept, info)
 
     patch.setattr(Population, "_select", worst)
@@ -103,8 +103,8 @@ def _wrong_parent(patch: Patch) -> None:
 def _first_candidate_forked(patch: Patch) -> None:
     fork = Population._spawn
 
-    def spawn(self: Population, state: Any) -> list[Member]:
-        branches = fork(self, state)
+    def spawn(self: Population, state: Any, *rest: Any) -> list[Member]:
+        branches = fork(self, state, *rest)
         return [replace(b, state=self.inner.fork(b.state, 99)) for b in branches] if len(branches) > 1 else branches
 
     patch.setattr(Population, "_spawn", spawn)

@@ -172,10 +172,10 @@ class Rollout(Protocol[S]):
 
 
 @runtime_checkable
-class Previewable(Protocol[S]):
+class Previewable(Protocol):
     """A rollout that can finish its undecided rows on a coarse grid of levels, from the same noise."""
 
-    def preview(self, state: S, steps: int) -> Step[View]:
+    def preview(self, state: Any, steps: int) -> Step[View]:
         """The newest window, finished in `steps` network calls; rows of the view are at level 0."""
         ...
 

@@ -56,3 +56,8 @@ def _map(function: Callable[[Tensor], Tensor], value: Any, memo: dict[int, Any])
         result = value
     memo[id(value)] = result
     return result
+
+
+def substituted(value: T, memo: dict[int, Any]) -> T:
+    """The same state with objects replaced by id; what `memo` names is not looked into."""
+    return _map(lambda tensor: tensor, value, dict(memo))

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from longtake.core.model import Codec
-from longtake.core.rollout import Emission, Timeline
+from longtake.core.rollout import Emission, Timeline, View
 from longtake.core.rows import clean_row
 from longtake.core.schedule import NoiseSchedule
 from longtake.core.solvers import Solver
@@ -86,6 +86,12 @@ class Chunk:
         if self.join == "pixel" and emission.latents:
             return self._through_pixels(state, following, emission)
         return following, emission
+
+    def preview(self, state: LineState, steps: int) -> Step[View]:
+        """The undecided rows finished in `steps` calls, for a search to look at."""
+        view = yield from self.line.preview(state, steps)
+        guide = tuple(row.x for row in state.queue.rows if row.index < state.head) if self.join == "pixel" else ()
+        return replace(view, guide=guide)
 
     fresh = staticmethod(diagonal.fresh)
     fork = staticmethod(diagonal.fork)

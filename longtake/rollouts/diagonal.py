@@ -12,17 +12,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from longtake.core.noise import fold, root
 from longtake.core.plan import reach
 from longtake.core.rollout import Emission, Mix, Timeline, View, view_of
-from longtake.core.rows import Queue, Row, clean_row, noise_row
+from longtake.core.rows import Queue, Row, advance, clean_row, noise_row
 from longtake.core.schedule import NoiseSchedule
 from longtake.core.solvers import Memory, Solver
-from longtake.core.step import Step, denoise, nothing
+from longtake.core.step import Step, call_of, denoise, nothing
 from longtake.core.window import Grid, Window, sweep
+
+
+AnyState = TypeVar("AnyState", bound=Any)
+"""A state with `queue`, `path`, `timeline` and `emitted`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +127,31 @@ class Diagonal:
         """Rows in flight that have been seen."""
         return view(state)
 
+    def preview(self, state: LineState, steps: int) -> Step[View]:
+        """The newest window finished in `steps` calls, on a coarse grid of levels and from the same noise.
+
+        Rows go down in proportion to their levels, so that one level, as in a clip, is an ordinary short schedule
+        (k-step paper, Alg. 1 l. 10), and one step of any rows is their estimate (ScalingNoise Eq. 6). No noise is
+        drawn: a stochastic solver's few large steps from one noise would lead elsewhere than its many small ones.
+        """
+        queue = Queue(state.queue.rows[-self.grid.size :])
+        moving = {row.index: row.level for row in queue.rows if row.level > 0}
+        solver = Solver() if self.solver.noise_scale else self.solver
+        for left in range(steps - 1, -1, -1):
+            to = {index: level * left // steps for index, level in moving.items()}
+            write = tuple(index for index in moving if to[index] < queue.at(index).level)
+            if not write:
+                continue
+            window = Window(tuple(row.index for row in queue.rows), write)
+            (x0,) = yield [call_of(queue, window, state.timeline.conds(state.head)(write))]
+            places, rows = [index - queue.start for index in write], [queue.at(index) for index in write]
+            tos = [to[index] for index in write]
+            queue = queue.replaced(advance(rows, [x0[place] for place in places], tos, solver, self.schedule))
+        done = [queue.at(index) for index in moving]
+        x = tuple(row.x for row in done)
+        conds = tuple(state.timeline.at(row.index) for row in done)
+        return View(tuple(row.index for row in done), x, x, (0,) * len(done), conds)
+
     def windows(self, state: LineState) -> list[Window]:
         """The windows of the coming sweep."""
         rows = range(state.head, state.queue.stop)
@@ -144,27 +174,54 @@ class Diagonal:
         return replace(state, queue=state.queue.appended(rows)) if rows else state
 
 
-def fresh(state: LineState) -> range:
+def fresh(state: AnyState) -> range:
     """`Rollout.fresh` of every method on this machine."""
     unseen = [row.index for row in state.queue.rows if not row.seen]
     return range(unseen[0], unseen[-1] + 1) if unseen else range(0)
 
 
-def fork(state: LineState, key: int, mix: Mix | None = None, which: str = "fresh") -> LineState:
-    """`Rollout.fork` of every method on this machine."""
+def fork(
+    state: AnyState, key: int, mix: Mix | None = None, which: str = "fresh", undecided: range | None = None
+) -> AnyState:
+    """`Rollout.fork` of every method on this machine; `undecided` where those are not the unseen rows."""
     if which not in ("fresh", "flight"):
         raise ValueError(f"which must be 'fresh' or 'flight', got {which!r}")
     if key == 0:
         return state
-    decided = fresh(state)
+    decided = fresh(state) if undecided is None else undecided
     flight = [row for row in state.queue.rows if row.level > 0]
     rows = [_forked(row, key, mix, which) for row in flight if which == "flight" or row.index in decided]
     return replace(state, queue=state.queue.replaced(rows), path=fold(state.path, "fork", key))
 
 
-def view(state: LineState) -> View:
+def view(state: AnyState) -> View:
     """`Rollout.view` of every method on this machine."""
     return view_of(state.queue.rows, state.timeline)
+
+
+def regrow(line: Diagonal, state: AnyState, first: int, key: int, guides: int) -> Step[AnyState]:
+    """MIGA Alg. 6, l. 18-29: the rows from `first` on once more from other noise, back to the levels that they have.
+
+    Rows enter one level after the other as they did, and only they move; up to `guides` rows in front are read as they
+    are now. Windows read cleaner rows first, so that the guides are seen.
+    """
+    targets = [row for row in state.queue.rows if row.index >= first]
+    steps, grid = line.schedule.num_steps, replace(line.grid, side="before")
+    limit = max(first - guides, state.queue.start)
+    queue = replace(state.queue, rows=tuple(row for row in state.queue.rows if limit <= row.index < first))
+    conds = state.timeline.conds(state.emitted)
+    for tick in range(steps - targets[0].level, -1, -1):
+        entering = [row for row in targets if row.index not in range(limit, _stop(queue, first))]
+        entering = [row for row in entering if steps - row.level >= tick]
+        queue = queue.appended(replace(row.redraw(key), level=steps) for row in entering)
+        if tick:
+            windows = sweep(range(first, queue.stop), grid, first, range(queue.start, queue.stop))
+            queue = yield from denoise(queue, windows, line.solver, line.schedule, conds)
+    return replace(state, queue=state.queue.replaced(row for row in queue.rows if row.index >= first))
+
+
+def _stop(queue: Queue, default: int) -> int:
+    return queue.stop if queue.rows else default
 
 
 def _forked(row: Row, key: int, mix: Mix | None, which: str) -> Row:

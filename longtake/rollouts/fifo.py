@@ -29,7 +29,7 @@ from typing import Literal
 from torch import Tensor
 
 from longtake.core.noise import fold, root
-from longtake.core.rollout import Emission, Timeline
+from longtake.core.rollout import Emission, Timeline, View
 from longtake.core.rows import Queue, Row, clean_row, noise_row, noised_row
 from longtake.core.schedule import NoiseSchedule
 from longtake.core.solvers import Solver
@@ -46,6 +46,7 @@ class Fifo:
     stride   rows that a window commits, default half a window (lookahead) or all of it
     side     which end of the window is committed: "before" reads cleaner rows in front of it (the paper's)
     history  finished rows that the first window still reads, default half a window (lookahead) or none
+    end      no row from this index on enters: the queue shrinks at the end (`--set ending=shrink`); None: endless
     """
 
     shape: tuple[int, int, int]
@@ -57,6 +58,7 @@ class Fifo:
     side: Side = "before"
     history: int | None = None
     start: Literal["fanout", "replicate"] = "fanout"
+    end: int | None = None
 
     def __post_init__(self) -> None:
         steps, window = self.schedule.num_steps, self.window
@@ -82,7 +84,9 @@ class Fifo:
         half = Fraction(self.window, 2)
         stride = self.stride or (half if self.lookahead else self.window)
         kept = (self.window // 2 if self.lookahead else 0) if self.history is None else self.history
-        return Diagonal(self.shape, self.schedule, self.solver, Grid(self.window, stride, self.side), history=kept)
+        return Diagonal(
+            self.shape, self.schedule, self.solver, Grid(self.window, stride, self.side), history=kept, end=self.end
+        )
 
     @property
     def in_flight(self) -> int:
@@ -107,6 +111,14 @@ class Fifo:
     def step(self, state: LineState) -> Step[tuple[LineState, Emission]]:
         """One tick: every row one level down, the head out, noise in."""
         return self.line.step(state)
+
+    def preview(self, state: LineState, steps: int) -> Step[View]:
+        """The undecided rows finished in `steps` calls, for a search to look at."""
+        return self.line.preview(state, steps)
+
+    def regrow(self, state: LineState, first: int, key: int, guides: int) -> Step[LineState]:
+        """The rows from `first` on grown again from other noise behind `guides` frozen ones."""
+        return diagonal.regrow(self.line, state, first, key, guides)
 
     fresh = staticmethod(diagonal.fresh)
     fork = staticmethod(diagonal.fork)

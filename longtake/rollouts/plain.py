@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from longtake.core.rollout import Emission, Timeline
+from longtake.core.rollout import Emission, Timeline, View
 from longtake.core.schedule import NoiseSchedule
 from longtake.core.solvers import Solver
 from longtake.core.step import Step
@@ -60,6 +60,10 @@ class Plain:
     def step(self, state: LineState) -> Step[tuple[LineState, Emission]]:
         """All rows one level down."""
         return self.line.step(state)
+
+    def preview(self, state: LineState, steps: int) -> Step[View]:
+        """The undecided rows finished in `steps` calls, for a search to look at."""
+        return self.line.preview(state, steps)
 
     fresh = staticmethod(diagonal.fresh)
     fork = staticmethod(diagonal.fork)

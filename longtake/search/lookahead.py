@@ -1,57 +1,68 @@
 """Lookahead: throw-away continuations decide a fork, so nothing is ever held back.
 
 The mechanism of receding-horizon search and of the k-step search. At a decision point the state forks into candidates
-(number 0 keeps its own noise), each copy is continued for a few ticks only to be scored, and the chosen fork then goes
-on from where it forked. Cost: (num * look + 1) inner ticks a decision. One candidate is the inner rollout, bit for bit.
+(number 0 keeps its own noise), each copy is continued only to be scored, for a few ticks or as a preview on a coarse
+grid of levels, and the chosen fork then goes on from where it forked.
+
+Cost: (num * look + 1) inner ticks a decision, less the windows that copies share in their first tick; with a preview
+num * preview window calls and the inner tick, exactly. One candidate is the inner rollout, bit for bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
-
-from torch import Tensor
 
 from longtake.core.noise import fold
 from longtake.core.rollout import Emission, Info, Mix, Reward, Rollout, Timeline, View
 from longtake.core.step import Step, all_of
+from longtake.search import branch
+from longtake.search.branch import Member, Origin
 
 
 @dataclass(frozen=True, eq=False)
 class LookaheadState:
-    """The inner state, the newest finished latents for rewards, and the tick, which keys candidates."""
+    """The one branch, the prompts, the tick, which keys candidates, and the book of judgements not told yet."""
 
-    state: Any
-    past: tuple[Tensor, ...]
+    member: Member
+    timeline: Timeline
     tick: int = 0
+    book: Info = field(default_factory=Info)
 
     @property
     def emitted(self) -> int:
         """The inner rollout's: no emission waits here."""
-        return self.state.emitted
+        return self.member.state.emitted
 
     @property
     def finished(self) -> bool:
         """True when the inner rollout is."""
-        return self.state.finished
+        return self.member.state.finished
 
 
 @dataclass(frozen=True)
 class Lookahead:
-    """A search that looks `look` ticks ahead, or to the next emission, and keeps only the decision."""
+    """A search that looks `look` ticks ahead, or to the next emission, and keeps only the decision.
+
+    preview  instead of ticks: finish the undecided rows in this many steps (the inner rollout must be Previewable)
+    memory   finished latents kept for rewards that read the past
+    """
 
     inner: Rollout[Any]
     reward: Reward
     num: int = 3
     look: int | Literal["emission"] = "emission"
     memory: int = 16
+    preview: int = 0
 
     def __post_init__(self) -> None:
         if self.num < 1:
             raise ValueError(f"num must be at least 1, got {self.num}")
         if self.look != "emission" and (not isinstance(self.look, int) or self.look < 1):
             raise ValueError(f"look must be 'emission' or a number of ticks from 1 up, got {self.look!r}")
+        if self.preview < 0:
+            raise ValueError(f"preview must be at least 0 steps, got {self.preview}")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -68,44 +79,58 @@ class Lookahead:
         """The reward may read any row in flight."""
         return self.in_flight
 
-    def init(self, seed: int, timeline: Timeline, context: Sequence[Tensor] = ()) -> Step[LookaheadState]:
+    def init(self, seed: int, timeline: Timeline, context: Sequence[Any] = ()) -> Step[LookaheadState]:
         """The inner rollout's first state."""
         state = yield from self.inner.init(seed, timeline, context)
-        return LookaheadState(state, tuple(context[max(len(context) - self.memory, 0) :]))
+        return LookaheadState(branch.first(self.reward, state, context, self.memory), timeline)
 
     def step(self, state: LookaheadState) -> Step[tuple[LookaheadState, Emission]]:
         """Decide if there is something to decide, then take the inner tick for real."""
-        chosen, info = state, Info()
-        if self.num > 1 and self.inner.fresh(state.state):
-            keys = [0, *(fold(state.tick, "candidate", candidate) for candidate in range(1, self.num))]
-            forks = [self.fork(state, key) for key in keys]
-            views = yield from all_of([(self._continued, (fork,)) for fork in forks])
-            scores = self.reward(views)
-            best = max(range(self.num), key=lambda place: (scores[place], -place))
-            chosen, info = forks[best], Info(scores=tuple(scores), chosen=best)
+        chosen, book = state.member, state.book
+        rows = self.inner.fresh(chosen.state)
+        if self.num > 1 and rows:
+            parent, paid = branch.settled(self.reward, chosen)
+            forks = [self._fork(parent, number, state.tick, rows) for number in range(self.num)]
+            views = yield from all_of([(self._looked, (fork, state.timeline)) for fork in forks])
+            scores, cost = branch.judged(self.reward, views)
+            order = branch.ranked(scores)[:1]
+            chosen = replace(forks[order[0]], score=scores[order[0]])
+            book = branch.gathered(book, paid, cost, branch.records(state.tick, forks, scores, order))
         inner, emission = yield from self.inner.step(chosen.state)
-        past = (*state.past, *emission.latents)[-self.memory :]
-        info = replace(info, children=(emission.info,))
-        return LookaheadState(inner, past, state.tick + 1), replace(emission, info=info)
+        member = branch.moved(chosen, inner, emission, self.memory)
+        if self.num == 1:
+            member = replace(member, recent=())  # nothing is ever judged
+        told, book = branch.joined(emission.start, [emission], book)
+        return LookaheadState(member, state.timeline, state.tick + 1, book), told
 
     def fresh(self, state: LookaheadState) -> range:
         """The inner rollout's undecided rows."""
-        return self.inner.fresh(state.state)
+        return self.inner.fresh(state.member.state)
 
     def fork(self, state: LookaheadState, key: int, mix: Mix | None = None, which: str = "fresh") -> LookaheadState:
         """Other noise in the inner state."""
-        return state if key == 0 else replace(state, state=self.inner.fork(state.state, key, mix, which))
+        if key == 0:
+            return state
+        inner = self.inner.fork(state.member.state, key, mix, which)
+        return replace(state, member=replace(state.member, state=inner))
 
     def view(self, state: LookaheadState) -> View:
         """The inner rollout's view, with the past."""
-        return replace(self.inner.view(state.state), past=state.past)
+        return branch.look(self.inner, state.member, state.timeline)
 
-    def _continued(self, state: LookaheadState) -> Step[View]:
+    def _fork(self, parent: Member, number: int, tick: int, rows: range) -> Member:
+        state = self.inner.fork(parent.state, fold(tick, "candidate", number) if number else 0)
+        origin = Origin(parent.name, number, "gaussian" if number else "own", rows.start, rows.stop)
+        return replace(parent, state=state, name=fold(parent.name, tick, number), origin=origin)
+
+    def _looked(self, member: Member, timeline: Timeline) -> Step[View]:
         # a copy's future, for the reward alone
-        inner, past, ticks = state.state, state.past, 0
-        while not inner.finished:
-            inner, emission = yield from self.inner.step(inner)
-            past, ticks = (*past, *emission.latents)[-self.memory :], ticks + 1
-            if emission.latents if self.look == "emission" else ticks >= self.look:
+        if self.preview:
+            view = yield from self.inner.preview(member.state, self.preview)  # type: ignore[attr-defined]
+            return branch.look(self.inner, member, timeline, view)
+        while not member.state.finished:
+            inner, emission = yield from self.inner.step(member.state)
+            member = branch.moved(member, inner, emission, self.memory)
+            if emission.latents if self.look == "emission" else member.age >= self.look:
                 break
-        return replace(self.inner.view(inner), past=past)
+        return branch.look(self.inner, member, timeline)

@@ -1,18 +1,22 @@
 """Population: several branches live side by side, and an emission waits until they agree on it.
 
-The mechanism of ScalingNoise's beam search, of best-of-N per chunk and of particle methods. At a decision point each
-member forks into candidates (number 0 keeps the parent's own noise), all take a tick in lockstep, a reward ranks them
-and the best `width` stay. What is released is the longest prefix that all members share. Two lineages of equal merit
-could hold it back for ever, so after `max_lag` pending latents only the best member's relatives stay (SPINE.md 0.7).
+The mechanism of ScalingNoise's beam search, of best-of-N and of particle methods. At a decision point each member
+forks into candidates (number 0 keeps the parent's own noise), all take a tick in lockstep, a reward ranks them and the
+best `width` stay. What is released is the longest prefix that all members share. Two lineages of equal merit could
+hold it back for ever, so after `max_lag` pending latents only the best member's relatives stay.
 
-Cost: at most width * num calls of the inner tick's windows; equal windows of relatives are evaluated once.
+Cost in window calls. Ranked after every tick, on a rollout of w windows a tick of which a fork touches one: at most
+width * (w - 1 + num) a tick, since candidates share all other windows, and relatives share every window that their
+rows agree on; equal if no two members have equal rows (always with width 1). Ranked on emission: num * S a chunk,
+exactly. Inversion among the proposals adds its steps for each member at a decision. With `preview` steps:
+width * (num * preview + w) a decision at most.
 One candidate and width 1 is the inner rollout, bit for bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from torch import Tensor
@@ -20,35 +24,20 @@ from torch import Tensor
 from longtake.core.noise import fold
 from longtake.core.rollout import Emission, Info, Mix, Reward, Rollout, Timeline, View
 from longtake.core.step import Step, all_of
-
-
-@dataclass(frozen=True, eq=False)
-class Pending:
-    """An emission that not every member has agreed to. `lineage` is the name of the member that made it."""
-
-    lineage: int
-    emission: Emission
-
-
-@dataclass(frozen=True, eq=False)
-class Member:
-    """One branch: its state, what it emitted that is not released, and its newest finished latents for rewards."""
-
-    state: Any
-    name: int
-    score: float = 0.0
-    past: tuple[Tensor, ...] = ()
-    pending: tuple[Pending, ...] = ()
+from longtake.search import branch
+from longtake.search.branch import Member, Origin, Pending
+from longtake.search.proposals import Mixture, Source
 
 
 @dataclass(frozen=True, eq=False)
 class PopulationState:
-    """The branches, and what has been released."""
+    """The branches, best first, what has been released, and the book of judgements not told yet."""
 
     members: tuple[Member, ...]
     emitted: int
     tick: int
     timeline: Timeline
+    book: Info = field(default_factory=Info)
 
     @property
     def finished(self) -> bool:
@@ -60,25 +49,34 @@ class PopulationState:
 class Population:
     """A search over candidates that persist.
 
-    num      candidates a member forks into     width    members kept
-    when     "tick": rank after every tick that began with a decision; "emission": when latents come out
-    max_lag  pending latents at most            memory   finished latents kept for rewards that read the past
+    num         candidates a member forks into     width    members kept
+    when        "tick": rank after every tick that began with a decision; "emission": when latents come out; a number:
+                when that many have come out since the fork
+    max_lag     pending latents at most            memory   finished latents kept for rewards that read the past
+    proposals   where candidates' noise comes from; None: Gaussian
+    preview     rank by a preview of this many steps, before the tick (0: by what the tick itself estimates)
+    cumulative  rank by the sum of a branch's scores
     """
 
     inner: Rollout[Any]
     reward: Reward
     num: int = 3
     width: int = 1
-    when: Literal["tick", "emission"] = "emission"
+    when: Literal["tick", "emission"] | int = "emission"
     max_lag: int = 16
     memory: int = 16
+    proposals: Mixture | None = None
+    preview: int = 0
+    cumulative: bool = False
 
     def __post_init__(self) -> None:
         for name in ("num", "width", "max_lag"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.when not in ("tick", "emission"):
-            raise ValueError(f"when must be 'tick' or 'emission', got {self.when!r}")
+        if self.when not in ("tick", "emission") and (isinstance(self.when, str) or self.when < 1):
+            raise ValueError(f"when must be 'tick', 'emission' or a number of latents, got {self.when!r}")
+        if self.preview and (self.preview < 1 or self.when != "tick"):
+            raise ValueError(f"preview must be at least 1 and goes with when='tick', got {self.preview}, {self.when!r}")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -86,9 +84,24 @@ class Population:
         return self.inner.shape
 
     @property
+    def patience(self) -> int:
+        """Latents that have come out when members are ranked; 0: not by latents."""
+        return 0 if self.when == "tick" else 1 if self.when == "emission" else int(self.when)
+
+    @property
+    def lag(self) -> int:
+        """Latents that may wait for an agreement."""
+        return 0 if self.width == 1 and self.patience < 2 else max(self.max_lag, self.patience)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the cost does not depend on scores."""
+        return self.width == 1 and self.patience < 2
+
+    @property
     def in_flight(self) -> int:
         """Rows of one member and the latents that may wait."""
-        return self.inner.in_flight + self.max_lag
+        return self.inner.in_flight + max(self.max_lag, self.patience)
 
     @property
     def reach(self) -> int:
@@ -98,18 +111,27 @@ class Population:
     def init(self, seed: int, timeline: Timeline, context: Sequence[Tensor] = ()) -> Step[PopulationState]:
         """One member: clones would be identical."""
         state = yield from self.inner.init(seed, timeline, context)
-        past = tuple(context[max(len(context) - self.memory, 0) :])
-        return PopulationState((Member(state, 0, past=past),), 0, 0, timeline)
+        member = branch.first(self.reward, state, context, self._kept)
+        return PopulationState((member,), 0, 0, timeline)
 
     def step(self, state: PopulationState) -> Step[tuple[PopulationState, Emission]]:
         """Fork where there is something to decide, tick all branches in lockstep, rank, release what they share."""
-        branches = self._spawn(state)
-        moves = yield from all_of([(self.inner.step, (branch.state,)) for branch in branches])
-        moved = [self._after(branch, *move) for branch, move in zip(branches, moves, strict=True)]
-        kept, info = self._select(moved)
-        kept, released = self._release(kept)
-        emission = _joined(state.emitted, released, info)
-        return PopulationState(tuple(kept), emission.stop, state.tick + 1, state.timeline), emission
+        book, members = [state.book], list(state.members)
+        if self._decides(state):
+            state, sources, cost = yield from self._prepared(state)
+            members = self._spawn(state, sources)
+            book.append(cost)
+            if self.preview:
+                views = yield from all_of([(self.inner.preview, (m.state, self.preview)) for m in members])  # type: ignore[attr-defined]
+                views = [branch.look(self.inner, m, state.timeline, v) for m, v in zip(members, views, strict=True)]
+                members, cost = self._ranked(members, state.tick, views)
+                book.append(cost)
+        moves = yield from all_of([(self.inner.step, (member.state,)) for member in members])
+        members = [self._moved(member, *move) for member, move in zip(members, moves, strict=True)]
+        members, info = self._select(members, state)
+        members, released = self._release(members)
+        emission, untold = branch.joined(state.emitted, released, branch.gathered(*book, info))
+        return PopulationState(tuple(members), emission.stop, state.tick + 1, state.timeline, untold), emission
 
     def fresh(self, state: PopulationState) -> range:
         """What the members have undecided: the same rows in all of them."""
@@ -124,55 +146,86 @@ class Population:
 
     def view(self, state: PopulationState) -> View:
         """The best member's."""
-        return self._view(state.members[0])
+        return branch.look(self.inner, state.members[0], state.timeline)
 
-    def _spawn(self, state: PopulationState) -> list[Member]:
+    @property
+    def _kept(self) -> int:
+        return max(self.memory, self.patience)
+
+    def _decides(self, state: PopulationState) -> bool:
+        room = self.num > 1 and len(state.members) <= self.width
+        return room and bool(self.inner.fresh(state.members[0].state)) and not state.members[0].state.finished
+
+    def _prepared(self, state: PopulationState) -> Step[tuple[PopulationState, list[Source], Info]]:
+        # each member's reward catches up with what is finished, and proposals get what they draw from
+        settled = [branch.settled(self.reward, member) for member in state.members]
+        members = [member for member, _ in settled]
+        cost, sources = branch.gathered(*(cost for _, cost in settled)), [Source()] * len(members)
+        if self.proposals is not None:
+            names = [self.proposals.pick(fold(state.tick, "proposal", number)) for number in range(1, self.num)]
+            cond = state.timeline.at(self.fresh(state).start - 1)
+            leaf = branch.leaf(self.inner)
+            tasks = [(self.proposals.sources, (names, m.past, m.noises, leaf, cond)) for m in members]
+            sources = yield from all_of(tasks)
+        return replace(state, members=tuple(members)), sources, cost
+
+    def _spawn(self, state: PopulationState, sources: Sequence[Source] = ()) -> list[Member]:
         # candidate 0 is the member itself; keys hold the tick, else relatives of different ages would draw alike
-        decides = self.num > 1 and len(state.members) <= self.width and self.inner.fresh(state.members[0].state)
-        if not decides:
-            return list(state.members)
         branches = []
-        for member in state.members:
-            for candidate in range(self.num):
-                key = fold(state.tick, "candidate", candidate) if candidate else 0
-                name = fold(member.name, state.tick, candidate)
-                branches.append(replace(member, state=self.inner.fork(member.state, key), name=name))
-        return branches
+        for place, member in enumerate(state.members if self._decides(state) else ()):
+            rows, taken = self.inner.fresh(member.state), set()
+            for number in range(self.num):
+                key = fold(state.tick, "candidate", number) if number else 0
+                mix, proposal = None, "gaussian" if number else "own"
+                if number and self.proposals is not None:
+                    drawn = self.proposals.pick(fold(state.tick, "proposal", number))
+                    proposal, mix = self.proposals.mix(drawn, sources[place], rows, key, taken)
+                forked = self.inner.fork(member.state, key, mix)
+                noises = member.noises
+                if self.proposals is not None:
+                    noises = (*noises, *branch.undecided(self.inner, forked))[-self.memory :]
+                origin = Origin(member.name, number, proposal, rows.start, rows.stop)
+                name = fold(member.name, state.tick, number)
+                branches.append(replace(member, state=forked, name=name, noises=noises, origin=origin))
+        return branches or list(state.members)
 
-    def _after(self, member: Member, state: Any, emission: Emission) -> Member:
-        if not emission.latents:
-            return replace(member, state=state)
-        past = (*member.past, *emission.latents)[-self.memory :]
-        pending = (*member.pending, Pending(member.name, emission))
-        return replace(member, state=state, past=past, pending=pending)
+    def _moved(self, member: Member, state: Any, emission: Emission) -> Member:
+        after = branch.moved(member, state, emission, self._kept)
+        if self.num == 1:
+            after = replace(after, recent=())  # nothing is ever judged
+        if emission.latents:
+            after = replace(after, pending=(*after.pending, Pending(member.name, emission)))
+        return after
 
-    def _select(self, members: list[Member]) -> tuple[list[Member], Info]:
-        emitting = any(member.pending for member in members)
-        if len(members) <= self.width or (self.when == "emission" and not emitting):
-            return members, Info()
-        scores = self.reward([self._view(member) for member in members])
-        order = sorted(range(len(members)), key=lambda place: -scores[place])[: self.width]
-        kept = [replace(members[place], score=scores[place]) for place in order]
-        return kept, Info(scores=tuple(scores), chosen=order[0], ancestors=tuple(order))
+    def _select(self, members: list[Member], state: PopulationState) -> tuple[list[Member], Info]:
+        over = all(member.state.finished for member in members)
+        out = min(sum(len(emission.latents) for emission in member.recent) for member in members)
+        if len(members) > self.width and (over or out >= self.patience):
+            views = [branch.look(self.inner, member, state.timeline) for member in members]
+            members, info = self._ranked(members, state.tick, views)
+        else:
+            info = Info()
+        kept = members[:1] if over else members
+        if len(kept) > 1 and self.shape[0]:  # latents without channels, as forecasts use, all look alike
+            states = branch.shared([member.state for member in kept])
+            kept = [replace(member, state=twin) for member, twin in zip(kept, states, strict=True)]
+        return kept, info
+
+    def _ranked(self, members: list[Member], tick: int, views: list[View]) -> tuple[list[Member], Info]:
+        scores, cost = branch.judged(self.reward, views)
+        totals = [m.total + score if self.cumulative else score for m, score in zip(members, scores, strict=True)]
+        order = branch.ranked(totals)[: self.width]
+        kept = [replace(members[place], score=scores[place], total=totals[place]) for place in order]
+        return kept, branch.gathered(cost, branch.records(tick, members, scores, order))
 
     def _release(self, members: list[Member]) -> tuple[list[Member], list[Emission]]:
         released: list[Emission] = []
         while members[0].pending:
             first = members[0].pending[0].lineage
             relatives = [m for m in members if m.pending and m.pending[0].lineage == first]
-            lag = sum(len(pending.emission.latents) for pending in members[0].pending)
-            if len(relatives) < len(members) and lag <= self.max_lag:
+            waiting = sum(len(pending.emission.latents) for pending in members[0].pending)
+            if len(relatives) < len(members) and waiting <= max(self.max_lag, self.patience):
                 break
             released.append(members[0].pending[0].emission)
             members = [replace(member, pending=member.pending[1:]) for member in relatives]
         return members, released
-
-    def _view(self, member: Member) -> View:
-        return replace(self.inner.view(member.state), past=member.past)
-
-
-def _joined(start: int, emissions: Sequence[Emission], info: Info) -> Emission:
-    """Released emissions as one; a guide survives only where one emission is released, as chunks do."""
-    latents = tuple(latent for emission in emissions for latent in emission.latents)
-    guide = emissions[0].guide if len(emissions) == 1 else ()
-    return Emission(start, latents, replace(info, children=tuple(e.info for e in emissions)), guide)

@@ -1,0 +1,197 @@
+"""A branch of a search, and the book of what was judged: shared by all searches.
+
+A branch owns everything that a reward may read of it: its newest finished latents, those finished since it forked, and
+what the reward remembers of the rest (decoder cache, features of anchors). Nothing of it is shared between branches,
+so that no branch is ever judged by the anchor or decoded behind the frames of another.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from longtake.core.rollout import Candidate, Emission, Info, Reward, Rollout, Timeline, View
+from longtake.core.rows import Row
+from longtake.core.solvers import Memory
+from longtake.core.tree import substituted, walk
+
+
+class Origin(NamedTuple):
+    """How a branch came about: its parent's name, its number among siblings, its proposal, the rows it decided."""
+
+    parent: int = 0
+    number: int = 0
+    proposal: str = "own"
+    start: int = 0
+    stop: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Pending:
+    """An emission that not every member has agreed to. `lineage` is the name of the member that made it."""
+
+    lineage: int
+    emission: Emission
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One branch.
+
+    past     its newest finished latents, (C, H, W) each
+    recent   its emissions since it forked: a reward judges them
+    pending  its emissions that are not released
+    memory   what the reward's `follow` made of everything before `recent`
+    noises   the initial noise of its newest rows, where proposals read it
+    total    sum of its scores, or of its weights
+    age      ticks since it forked
+    """
+
+    state: Any
+    name: int
+    score: float = 0.0
+    past: tuple[Tensor, ...] = ()
+    pending: tuple[Pending, ...] = ()
+    recent: tuple[Emission, ...] = ()
+    memory: Any = None
+    noises: tuple[Tensor, ...] = ()
+    total: float = 0.0
+    age: int = 0
+    origin: Origin = field(default_factory=Origin)
+
+
+def first(reward: Reward, state: Any, context: Sequence[Tensor], keep: int) -> Member:
+    """The branch that a run begins with, behind `context`."""
+    emissions = (Emission(-len(context), tuple(context)),) if context else ()
+    member = Member(state, 0, past=tuple(context[max(len(context) - keep, 0) :]), recent=emissions)
+    return settled(reward, member)[0]
+
+
+def moved(member: Member, state: Any, emission: Emission, keep: int) -> Member:
+    """The branch after a tick of its rollout; it keeps `keep` finished latents."""
+    member = replace(member, state=state, age=member.age + 1)
+    if not emission.latents:
+        return member
+    bare = replace(emission, info=Info())
+    return replace(member, past=(*member.past, *emission.latents)[-keep:], recent=(*member.recent, bare))
+
+
+def settled(reward: Reward, member: Member) -> tuple[Member, Info]:
+    """(the branch with what was recent remembered by the reward, what that cost)."""
+    follow, memory, before = getattr(reward, "follow", None), member.memory, getattr(reward, "decodes", 0)
+    if follow is not None:
+        for emission in member.recent:
+            memory = follow(memory, emission)
+    cost = Info(decodes=getattr(reward, "decodes", 0) - before)
+    return replace(member, memory=memory, recent=(), age=0), cost
+
+
+def look(inner: Rollout[Any], member: Member, timeline: Timeline, view: View | None = None) -> View:
+    """What a reward may read of a branch; `view` is the rollout's own of it, or of its preview."""
+    view = inner.view(member.state) if view is None else view
+    rows = [index for emission in member.recent for index in range(emission.start, emission.stop)]
+    rows += view.index
+    return replace(
+        view,
+        past=member.past,
+        recent=sum(len(emission.latents) for emission in member.recent),
+        guide=member.recent[0].guide if member.recent else view.guide,
+        memory=member.memory,
+        prompt=str(timeline.cond(rows)) if rows else "",
+    )
+
+
+def judged(reward: Reward, views: list[View]) -> tuple[list[float], Info]:
+    """(a score for each view, what that cost). A score that is no number is the worst."""
+    before = getattr(reward, "decodes", 0)
+    scores = [-math.inf if math.isnan(score) else float(score) for score in reward(views)]
+    return scores, Info(decodes=getattr(reward, "decodes", 0) - before, reward_calls=len(views))
+
+
+def ranked(values: Sequence[float]) -> list[int]:
+    """Places from best to worst; of equals the earlier first, so that the parent's own noise wins a tie."""
+    return sorted(range(len(values)), key=lambda place: -values[place])
+
+
+def records(tick: int, members: Sequence[Member], scores: Sequence[float], kept: Iterable[int]) -> Info:
+    """The judgement for the trace. `kept` are places, best first."""
+    order = tuple(kept)
+    entries = []
+    for place, (member, score) in enumerate(zip(members, scores, strict=True)):
+        parent, number, proposal, start, stop = member.origin
+        verdict = "kept" if place in order else "dropped"
+        names = f"{member.name:016x}", f"{parent:016x}"
+        entries.append(Candidate(tick, *names, number, proposal, score, verdict, (start, stop)))
+    return Info(scores=tuple(scores), chosen=order[0], ancestors=order, candidates=tuple(entries))
+
+
+def gathered(*infos: Info) -> Info:
+    """Several judgements as one: costs and candidates add up, scores are the last that there were."""
+    told = [info for info in infos if info.scores]
+    return replace(
+        told[-1] if told else Info(),
+        decodes=sum(info.decodes for info in infos),
+        reward_calls=sum(info.reward_calls for info in infos),
+        candidates=tuple(candidate for info in infos for candidate in info.candidates),
+        ess=tuple(value for info in infos for value in info.ess),
+    )
+
+
+def joined(start: int, emissions: Sequence[Emission], book: Info) -> tuple[Emission, Info]:
+    """(released emissions as one, the book for the next). What was judged is told with the next latents that come out.
+
+    A guide survives only where one emission is released, as chunks do.
+    """
+    latents = tuple(latent for emission in emissions for latent in emission.latents)
+    guide = emissions[0].guide if len(emissions) == 1 else ()
+    if not latents:
+        return Emission(start), book
+    info = replace(book, children=tuple(emission.info for emission in emissions))
+    return Emission(start, latents, info, guide), Info()
+
+
+def leaf(rollout: Any) -> Any:
+    """The method below all searches."""
+    while hasattr(rollout, "inner"):
+        rollout = rollout.inner
+    return rollout
+
+
+def undecided(inner: Rollout[Any], state: Any) -> tuple[Tensor, ...]:
+    """The noise of the fresh rows, in order; of the first branch if the state holds several."""
+    fresh, found = inner.fresh(state), {}
+    for item in walk(state):
+        if isinstance(item, Row) and not item.seen and item.index in fresh:
+            found.setdefault(item.index, item.x)
+    return tuple(found[index] for index in sorted(found))
+
+
+def shared(states: Sequence[Any]) -> list[Any]:
+    """The same states with equal rows made one object, so that relatives ask for equal windows once."""
+    known: dict[tuple[int, int, int], list[Row]] = {}
+    rows = [item for item in walk(tuple(states)) if isinstance(item, Row)]
+    memo: dict[int, Any] = {}
+    for row in rows:
+        group = known.setdefault((row.index, row.level, row.path), [])
+        twin = next((other for other in group if _equal(row, other)), None)
+        memo[id(row)] = twin if twin is not None else row
+        if twin is None:
+            group.append(row)
+    return [substituted(state, memo) for state in states]
+
+
+def _equal(left: Row, right: Row) -> bool:
+    mine, yours = left.memory, right.memory
+    if left.seen != right.seen or mine.levels != yours.levels or mine.order != yours.order:
+        return False
+    pairs = zip((left.x, *_tensors(mine)), (right.x, *_tensors(yours)), strict=True)
+    return (mine.start is None) == (yours.start is None) and all(torch.equal(a, b) for a, b in pairs)
+
+
+def _tensors(memory: Memory) -> tuple[Tensor, ...]:
+    return memory.x0s if memory.start is None else (*memory.x0s, memory.start)
