@@ -1,0 +1,225 @@
+"""VideoCrafter2 text-to-video (Chen et al. 2024): 16 frames of 512x320, one latent a frame, a level per row in full.
+
+A folder of ours: `longtake.json` with family videocrafter2, `unet/` under the published names or those of the
+diffusers-style conversion, `vae/` (AutoencoderKL), `text_encoder/` (CLIPTextModel of 23 layers, the tower without its
+last block), `tokenizer/`, `scheduler/`. `longtake convert videocrafter2` writes one from the published checkpoint.
+
+Two settings of its own. `fps_condition` (longtake.json) is what the network is told of the frame rate, a raw number:
+28 in the release's script, 16 in its demo, 8 in FIFO-Diffusion. `scale` says what is done about the data scale s(t)
+that the network was trained with (1 at time 0 to 0.7 at time 399): "consistent" applies it at every level, "reference"
+nowhere, as FIFO-Diffusion's queue does although its base clip comes from a sampler that applies it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from longtake.core.model import Capabilities, Cond, embedded
+from longtake.core.schedule import NoiseSchedule
+from longtake.errors import UsageError
+from longtake.models import folder as folders
+from longtake.models import freelong, freepca
+from longtake.models import parts as shared
+from longtake.models.epsilon import EpsilonDenoiser
+from longtake.models.families import LoadOptions, Model, ModelFacts, Source
+from longtake.models.frame_codec import FrameCodec
+from longtake.models.own import build, fill, read_weights
+from longtake.models.parts import pick
+from longtake.models.prompts import PromptCache, clip_encode
+from longtake.models.videocrafter_unet import UNetConfig, VideoCrafterUNet, published_weights
+from longtake.models.vp import SCHEDULERS, videocrafter_scale, vp_schedule
+
+PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+WEIGHTED = PARTS[:3]
+USUAL: dict[str, Any] = dict(
+    window=16, fps=10, fps_condition=28, steps=50, guidance=12.0, size=(512, 320), scale="consistent",
+    max_sequence_length=77, solver="ddim",
+)  # fmt: skip
+"""The release's script; 10 frames a second is what it writes."""
+
+Mix = Callable[[nn.Module, Tensor, tuple[int, int]], AbstractContextManager[Any]]
+"""A change to the layers over time for one call: the network, times (B, F), (height, width) of the latents."""
+
+
+@dataclass(frozen=True, eq=False)
+class VideoCrafterNetwork:
+    """The UNet with its prompts; an `epsilon.Network`."""
+
+    unet: VideoCrafterUNet
+    text: PromptCache
+    fps_condition: float = 28.0
+    mix: Mix | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.unet.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return self.unet.dtype
+
+    def __call__(
+        self,
+        x: Float[Tensor, "B F C H W"],
+        times: Float[Tensor, "B F"],
+        prompts: Sequence[Cond],
+        leads: Sequence[Cond],
+    ) -> Float[Tensor, "B F C H W"]:
+        """The noise in each frame."""
+        text = torch.stack([embedded(prompt, self.text) for prompt in prompts]).to(self.device, self.dtype)
+        fps = torch.full((len(x),), float(self.fps_condition), device=self.device)
+        change = self.mix(self.unet, times, (x.shape[3], x.shape[4])) if self.mix else nullcontext()
+        with change:
+            return self.unet(x, times.to(self.device), text, fps)
+
+    def prepare(self, prompts: Iterable[str]) -> None:
+        """Encode these prompts now."""
+        self.text.prepare(prompts)
+
+    def release(self) -> None:
+        """Let go of the text encoder."""
+        self.text.release()
+
+
+# -- the family --------------------------------------------------------------------------------------------------
+
+
+def facts(source: Source, options: LoadOptions) -> ModelFacts:
+    """What the JSON of a VideoCrafter2 folder tells."""
+    shared.check_folder(source, PARTS, WEIGHTED)
+    usual = _usual(source, options)
+    unet = unet_config(folders.read_json(source.path("unet") / "config.json"), source.folder)
+    vae = folders.read_json(source.path("vae") / "config.json")
+    factor = 2 ** (len(vae.get("block_out_channels", (0,) * 4)) - 1)
+    _, window = _mix(options.extras, usual["window"])
+    return ModelFacts(
+        family="videocrafter2",
+        window=window,
+        channels=unet.in_channels,
+        factor=factor,
+        fps=usual["fps"],
+        steps=int(usual["steps"]),
+        size=shared.fit_size(pick(options.size, usual["size"]), factor * 2 ** (len(unet.mults) - 1)),
+        guided=float(pick(options.guidance, usual["guidance"])) > 1,
+        per_row_levels="own",
+        compression=1,
+        first_is_image=False,
+    )
+
+
+def load_family(source: Source, options: LoadOptions) -> Model:
+    """A VideoCrafter2 model from a folder; there is no stock pipeline that could be live."""
+    known, usual = facts(source, options), _usual(source, options)
+    device = shared.pick_device(options.device)
+    kind = shared.dtype_of(options.dtype, device)
+    mix, window = _mix(options.extras, usual["window"])
+    steps = int(pick(options.num_steps, usual["steps"]))
+    guidance = float(pick(options.guidance, usual["guidance"]))
+    schedule = schedule_of(folders.read_json(source.path("scheduler") / "scheduler_config.json"), steps, usual["scale"])
+    tokenizer = shared.load_part(CLIPTokenizer, source.path("tokenizer"), source.folder)
+    text = PromptCache(
+        clip_encode(tokenizer, int(usual["max_sequence_length"])),
+        reload=lambda: shared.load_module(source, "text_encoder", CLIPTextModel, device, dtype=kind),
+    )
+    network = VideoCrafterNetwork(load_unet(source.path("unet"), device, kind), text, usual["fps_condition"], mix)
+    vae = shared.load_module(source, "vae", AutoencoderKL, device, torch_dtype=torch.float32)
+    width, height = known.size
+    shape = (known.channels, height // known.factor, width // known.factor)
+    can = Capabilities(window, shape, "own", temporal_compression=1, first_is_image=False)
+    return Model(
+        name=source.name,
+        family="videocrafter2",
+        source=source.folder,
+        denoiser=EpsilonDenoiser(network, schedule, can, guidance, options.negative_prompt),
+        codec=FrameCodec(vae),
+        solver=options.solver or usual["solver"],
+        window=window,
+        fps=usual["fps"],
+        steps=steps,
+        guidance=guidance,
+        size=known.size,
+        negative_prompt=options.negative_prompt,
+        dtype=str(kind).removeprefix("torch."),
+        weights_hash=shared.weights_hash(source, WEIGHTED),
+        license=shared.license_of(source),
+    )
+
+
+def schedule_of(config: Mapping[str, Any], num_steps: int, scale: str = "consistent") -> NoiseSchedule:
+    """VideoCrafter2's levels on the grid of a scheduler's configuration, with or without its data scale."""
+    if config.get("_class_name", SCHEDULERS[0]) not in SCHEDULERS:
+        raise UsageError(f"scheduler {config['_class_name']} is not supported; supported: {', '.join(SCHEDULERS)}")
+    if config.get("prediction_type", "epsilon") != "epsilon":
+        raise UsageError(f"the scheduler predicts {config['prediction_type']!r}; VideoCrafter2 predicts epsilon")
+    if scale not in ("consistent", "reference"):
+        raise UsageError(f"scale must be consistent or reference, got {scale!r}")
+    betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+    config = {**betas, **config}
+    if scale == "reference":
+        return vp_schedule(config, num_steps)
+    return vp_schedule(config, num_steps, videocrafter_scale)
+
+
+def unet_config(config: Mapping[str, Any], owner: Any) -> UNetConfig:
+    """The sizes from the `config.json` of a diffusers-style UNet; UsageError for a network that is another."""
+    usual = UNetConfig()
+    widths = tuple(config.get("block_out_channels", [usual.channels * mult for mult in usual.mults]))
+    types = config.get("down_block_types", ["CrossAttnDownBlock3D"] * (len(widths) - 1) + ["DownBlock3D"])
+    head_dim = config.get("attention_head_dim", usual.head_dim)
+    if len(types) != len(widths) or any(width % widths[0] for width in widths) or not isinstance(head_dim, int):
+        raise UsageError(f"{owner}: unet/config.json is not that of a VideoCrafter2 network")
+    return UNetConfig(
+        in_channels=config.get("in_channels", usual.in_channels),
+        channels=widths[0],
+        mults=tuple(width // widths[0] for width in widths),
+        units=config.get("layers_per_block", usual.units),
+        attention=tuple("CrossAttn" in kind for kind in types),
+        head_dim=head_dim,
+        text_dim=config.get("cross_attention_dim", usual.text_dim),
+    )
+
+
+def load_unet(folder: Path, device: torch.device, dtype: torch.dtype) -> VideoCrafterUNet:
+    """The network of a folder with `config.json` and safetensors under either set of names."""
+    config = unet_config(folders.read_json(folder / "config.json"), folder)
+    weights = published_weights(read_weights(folder), config)
+    return fill(build(lambda: VideoCrafterUNet(config)), weights, folder, device, dtype)
+
+
+def _usual(source: Source, options: LoadOptions) -> dict[str, Any]:
+    return {**shared.usual(USUAL, source), **{key: options.extras[key] for key in ("scale",) if key in options.extras}}
+
+
+def _mix(extras: Mapping[str, Any], window: int) -> tuple[Mix | None, int]:
+    """(what changes the layers over time, frames in a window): FreeLong and FreePCA make the window longer."""
+    long, pca = (frames_of(extras, name, window, times) for name, times in (("freelong", 8), ("freepca", 4)))
+    if long and pca:
+        raise UsageError("freelong and freepca both change the same layers; set one of them")
+    if long:
+        return (lambda unet, times, size: freelong.applied(unet, len(times), size, window)), long
+    if pca:
+        return (lambda unet, times, size: freepca.applied(unet, times, window)), pca
+    return None, int(window)
+
+
+def frames_of(extras: Mapping[str, Any], name: str, window: int, times: int) -> int:
+    """Frames in a window under the option `name`: false 0, true `times` native windows, or that number itself."""
+    value = extras.get(name, False)
+    text = str(value).lower()
+    if text in ("false", "true"):
+        return int(window) * times if text == "true" else 0
+    if not text.isdecimal() or int(text) < window:
+        raise UsageError(f"{name} is true, false or the frames of a window from {window} up, got {value!r}")
+    return int(text)
