@@ -229,7 +229,7 @@ def test_resumed_bytes_equal_uninterrupted_ones(tmp_path: Path) -> None:
             file.write(b"\0" * 1000)
         second = VideoWriter(path, FORM, tail, comment='{"a": 1}')
         second.write(frames[stop:])
-        second.flush()
+        second.flush(last=True)
         assert path.read_bytes() == (tmp_path / "whole.mp4").read_bytes()
 
 
@@ -270,8 +270,9 @@ def test_the_writer_uses_what_the_test_before_supposes(tmp_path: Path, monkeypat
         real(handle)
         seen.append([name for name, *_ in boxes((tmp_path / "v.mp4").read_bytes())])
 
+    writer = VideoWriter(tmp_path / "v.mp4", FORM)
     monkeypatch.setattr(os, "fsync", watch)
-    VideoWriter(tmp_path / "v.mp4", FORM).write(_pattern(24))
+    writer.write(_pattern(24))
     assert seen == [[b"ftyp", b"moov", b"free", b"mdat"], [b"ftyp", b"moov", b"moof", b"mdat"]]
 
 

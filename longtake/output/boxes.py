@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 HEADER = 8
+VIDEO = 1
+"""Number of the film's track; sound is the second."""
 
 
 def boxes(data: bytes, start: int = 0, stop: int | None = None) -> Iterator[tuple[bytes, int, int]]:
@@ -31,21 +33,37 @@ def split(data: bytes) -> tuple[bytes, bytes]:
     return parts[b"ftyp"] + parts[b"moov"], parts[b"moof"] + parts[b"mdat"]
 
 
-def placed(fragment: bytes, number: int, first: int) -> bytes:
-    """The fragment as the `number`-th of its file (from 1), its first frame being frame `first` (from 0)."""
+def placed(fragment: bytes, number: int, first: int, sample: int = 0) -> bytes:
+    """The fragment as the `number`-th of its file (from 1), its first frame being frame `first` (from 0).
+
+    `sample` is where its sound begins, in samples, if it has a second track.
+    """
     data = bytearray(fragment)
     sequence = _find(fragment, (b"moof", b"mfhd"))
     struct.pack_into(">I", data, sequence + 4, number)
-    time = _find(fragment, (b"moof", b"traf", b"tfdt"))
-    if data[time] != 1:
-        raise ValueError("expected 64-bit decode times in a fragment")
-    struct.pack_into(">Q", data, time + 4, first * _frame_ticks(fragment))
+    start, stop = next((start, stop) for name, start, stop in boxes(fragment) if name == b"moof")
+    for name, inside, end in boxes(fragment, start, stop):
+        if name == b"traf":
+            time, head = _find(fragment, (b"tfdt",), inside, end), _find(fragment, (b"tfhd",), inside, end)
+            if data[time] != 1:
+                raise ValueError("expected 64-bit decode times in a fragment")
+            track = int.from_bytes(fragment[head + 4 : head + 8], "big")
+            begins = first * _frame_ticks(fragment, head) if track == VIDEO else sample
+            struct.pack_into(">Q", data, time + 4, begins)
     return bytes(data)
 
 
-def _frame_ticks(fragment: bytes) -> int:
+def count_frames(fragment: bytes) -> int:
+    """Frames in a fragment, or in what is left of one; 0 if it is none. The film's track comes first in it."""
+    try:
+        place = _find(fragment, (b"moof", b"traf", b"trun"))
+        return int.from_bytes(fragment[place + 4 : place + 8], "big")
+    except (ValueError, struct.error):
+        return 0
+
+
+def _frame_ticks(fragment: bytes, place: int) -> int:
     # tfhd: version and flags, track, then the optional fields that the flags announce, in this order
-    place = _find(fragment, (b"moof", b"traf", b"tfhd"))
     flags = int.from_bytes(fragment[place + 1 : place + 4], "big")
     if not flags & 0x8:
         raise ValueError("expected a default frame duration in a fragment")

@@ -29,6 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from longtake.errors import UsageError
+from longtake.output.disk import DiskFullError, room
 
 VERSION = 1
 """Format of the pair of files. Another number is refused."""
@@ -41,16 +42,28 @@ class CheckpointError(UsageError):
 def save(value: Any, folder: Path, name: str = "state") -> None:
     """Write `value` to `folder` under `name`, atomically: a kill at any moment leaves the old pair or the new one.
 
-    Raises TypeError, before anything is written, for what a checkpoint cannot hold.
+    Raises TypeError, before anything is written, for what a checkpoint cannot hold; DiskFullError if there is no room.
     """
     packer = _Packer()
     root = packer.pack(value)
     _settle(folder, name)
     fresh = folder / f"{name}.safetensors.new"
-    save_file(packer.tensors, fresh)
-    sync(fresh)
-    body = {"version": VERSION, "tensors": file_sha256(fresh), "nodes": packer.nodes, "root": root}
-    write_atomic(folder / f"{name}.json", json.dumps({**body, "sha256": _sum(body)}, separators=(",", ":")))
+    with room(folder / f"{name}.safetensors", sum(tensor.nbytes for tensor in packer.tensors.values())):
+        try:
+            save_file(packer.tensors, fresh)
+            sync(fresh)
+        except BaseException:
+            fresh.unlink(missing_ok=True)
+            raise
+    total = file_sha256(fresh)
+    body = {"version": VERSION, "tensors": total, "nodes": packer.nodes, "root": root}
+    path = folder / f"{name}.json"
+    try:
+        write_atomic(path, json.dumps({**body, "sha256": _sum(body)}, separators=(",", ":")))
+    except DiskFullError:
+        if not path.exists() or _read(path)["tensors"] != total:  # not committed
+            fresh.unlink()
+        raise
     os.replace(fresh, folder / f"{name}.safetensors")
     sync(folder)
 
@@ -65,8 +78,9 @@ def load(folder: Path, name: str = "state", device: torch.device | str | None = 
         raise CheckpointError(f"{tensors} is not the file that {path.name} was written with (cut off or changed)")
     try:
         return _Unpacker(body["nodes"], load_file(tensors), device).value(body["root"])
-    except (KeyError, IndexError, TypeError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, StopIteration,
+            SafetensorError) as error:  # fmt: skip
+        raise CheckpointError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
 
 
 def exists(folder: Path, name: str = "state") -> bool:
@@ -76,13 +90,23 @@ def exists(folder: Path, name: str = "state") -> bool:
 
 def write_atomic(path: Path, text: str) -> None:
     """Replace the file at `path`, so that a reader or a kill sees the old text or the new one."""
+    write_bytes_atomic(path, text.encode())
+
+
+def write_bytes_atomic(path: Path, data: bytes) -> None:
+    """Replace the file at `path` by `data` as a whole. DiskFullError, with the old file in place, if it has no room."""
     fresh = path.with_name(path.name + ".new")
-    with open(fresh, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(fresh, path)
-    sync(path.parent)
+    with room(path, len(data)):
+        try:
+            with open(fresh, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            fresh.unlink(missing_ok=True)
+            raise
+        os.replace(fresh, path)
+        sync(path.parent)
 
 
 def sync(path: Path) -> None:
@@ -116,7 +140,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         body = json.loads(path.read_text(encoding="utf-8"))
         version, total = body["version"], body.pop("sha256")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is no checkpoint of longtake, or was cut off") from error
     if version != VERSION:
         raise CheckpointError(

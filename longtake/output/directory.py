@@ -4,7 +4,11 @@ run.json             all settings, versions, model hash, seed, batch, device, dt
 video.mp4            playable at any moment
 state.*              the latest checkpoint
 open.*               the last state that skipped no call: an `extend` goes on from there (only after exact ending)
+snapshots/           earlier states, for `reroll`: at most 32
 trace.jsonl          one line per non-empty emission
+latest.webp          the newest frame
+audio.m4a            the sound, if there is any
+takes/<n>/           other ways to go on, each laid out like this folder
 FINISHED             written last: frames and their SHA-256
 .lock                held while a process writes here
 """
@@ -50,6 +54,26 @@ class RunDir:
         return self.path / "trace.jsonl"
 
     @property
+    def snapshots(self) -> Path:
+        """Earlier states."""
+        return self.path / "snapshots"
+
+    @property
+    def takes(self) -> Path:
+        """Other ways to go on."""
+        return self.path / "takes"
+
+    @property
+    def sound(self) -> Path:
+        """The sound track, where there is one."""
+        return self.path / "audio.m4a"
+
+    @property
+    def latest(self) -> Path:
+        """The newest frame."""
+        return self.path / "latest.webp"
+
+    @property
     def manifest(self) -> Path:
         """All settings."""
         return self.path / "run.json"
@@ -85,6 +109,18 @@ class RunDir:
         content = {"format": FORMAT, **settings, "versions": versions(), "platform": platform.platform()}
         write_atomic(self.manifest, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
+    def amend(self, **changes: Any) -> None:
+        """Change some entries of run.json and leave the others."""
+        write_atomic(self.manifest, json.dumps({**self.settings(), **changes}, indent=1, ensure_ascii=False) + "\n")
+
+    def remark(self, frame: int, reasons: list[str]) -> None:
+        """Note in run.json that frames from `frame` on need not equal those of an uninterrupted run, and why."""
+        if self.manifest.is_file():
+            known = self.settings().get("not_bit_exact", [])
+            entry = {"from_frame": frame, "why": reasons}
+            if entry not in known:
+                self.amend(not_bit_exact=[*known, entry])
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run; UsageError if another process does. The lock goes with the process, also after kill -9."""
@@ -93,6 +129,8 @@ class RunDir:
             lock.acquire(timeout=0)
         except Timeout as error:
             raise UsageError(f"{self.path} is in use by another longtake; wait for it or stop it") from error
+        except OSError as error:
+            raise UsageError(f"{self.path} cannot be written to: {error.strerror}") from error
         try:
             yield
         finally:
@@ -103,7 +141,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. UsageError if it holds anything else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path} cannot be read as JSON; it was cut off or changed") from error
     if not isinstance(content, dict):
         raise UsageError(f"{path} holds no JSON object")

@@ -15,6 +15,7 @@ from longtake.core.engine import Engine
 from longtake.core.model import Codec
 from longtake.core.rollout import Emission, Timeline
 from longtake.core.stream import stream
+from longtake.output.turns import Turn
 from longtake.output.video import Format, Tail
 
 
@@ -27,6 +28,8 @@ class Job:
     num_frames     pixel frames of the film; None: endless
     num_latents    latents to emit for them
     expected_nfe   of the whole run, for the time left; None if unknown
+    timeline       prompts before any turn
+    turns          changes of direction, in order of time
     """
 
     rollout: Any
@@ -40,6 +43,12 @@ class Job:
     context: tuple[Tensor, ...] = ()
     shows_context: bool = False
     expected_nfe: int | None = None
+    turns: tuple[Turn, ...] = ()
+
+    @property
+    def memory(self) -> int:
+        """Finished latents that a position keeps, for another method to go on from."""
+        return max(self.engine.denoiser.can.window - 1, 1)
 
     @property
     def opening(self) -> Emission:
@@ -56,6 +65,9 @@ class Position:
     owed_*      cost of the ticks since the last non-empty emission
     digest      of the frames so far (`chain`)
     pruned_for  the number of latents for which calls were skipped: good for that length alone; None: good for any
+    offset      latents released before `state` began to count
+    turns       how many turns have been made
+    past        the newest latents
     """
 
     state: Any
@@ -72,6 +84,14 @@ class Position:
     digest: str = ""
     trace_bytes: int = 0
     pruned_for: int | None = None
+    offset: int = 0
+    turns: int = 0
+    past: tuple[Tensor, ...] = ()
+
+    @property
+    def released(self) -> int:
+        """Latents released so far, those of an emission that is held included."""
+        return self.offset + (0 if self.state is None else int(self.state.emitted))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,10 @@ on from the last one saved and makes the same frames as one that was not.
 The end. The last emission is checkpointed before it is decoded (`Position.held`) and only then shown up to the last
 frame asked for. So frames and latents past the end are in the state, not in the film, and a longer run decodes them
 from there. Where the exact ending skips calls, the state before the first skip is kept too, under the name `open`.
+
+Turns (output/turns). A run that has turns ahead makes each in the first state that has released the turn's latent, and
+skips no calls before it. So a run may be sent back to an earlier position: it makes its way to the turn again, the same
+frames come out, and only then does it leave the old way.
 """
 
 from __future__ import annotations
@@ -15,19 +19,24 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from longtake.core.rollout import Emission
 from longtake.core.stream import stream
 from longtake.output import checkpoint
 from longtake.output.directory import RunDir
+from longtake.output.disk import DiskFullError
 from longtake.output.job import Job, Position, Progress, chain, decoded
-from longtake.output.trace import Trace
+from longtake.output.latest import Latest
+from longtake.output.resuming import resumable
+from longtake.output.snapshots import Snapshots
+from longtake.output.sound import Sound
+from longtake.output.trace import Trace, judgements
+from longtake.output.turns import Turn, directed, shifted, turned
 from longtake.output.video import VideoWriter
 
 log = logging.getLogger("longtake")
@@ -53,21 +62,34 @@ class Runner:
         self.job, self.folder, self.clock, self.save_seconds = job, folder, clock, save_seconds
         self.position = resumable(job, folder)
         start = self.position or Position(None)
-        self.writer = VideoWriter(folder.video, job.form, start.tail, comment)
+        sound = Sound(folder.sound) if folder.sound.exists() else None
+        self.writer = VideoWriter(folder.video, job.form, start.tail, comment, sound)
         self.trace = Trace(folder.trace, start.trace_bytes)
+        self.snapshots = Snapshots(folder.snapshots, job.form.fps)
+        self.latest = Latest(folder.latest, clock)
         self._started, self._start_nfe = clock(), start.nfe
         self._mark, self._saved, self._save_cost = self._started, self._started, 0.0
         self._differs = False
 
     def run(self) -> Iterator[Progress]:
-        """Work until the film is complete, yielding after every tick. However it ends, what was made is saved."""
+        """Work until the film is complete, yielding after every tick. However it ends, what was made is saved.
+
+        Raises DiskFullError when there is no room: the folder is then whole as it was at its last checkpoint, or newer.
+        """
         if self.folder.finished is not None:
             return
+        full = False
         try:
             yield from self._play()
+        except DiskFullError:
+            full = True
+            raise
         finally:
             if self.position is not None and self.folder.finished is None:
-                self.save()
+                with suppress(
+                    *([DiskFullError] if full else [])
+                ):  # there may be room for a state where a film had none
+                    self.save()
 
     def save(self) -> None:
         """Checkpoint, then show the frames that wait for a whole segment."""
@@ -82,33 +104,63 @@ class Runner:
         job, position = self.job, self.position
         if position is None:
             position, new = self._open()
+            self.snapshots.begin(position)
             yield self._progress(position, new)
-        elif position.held is not None:  # the end was near; by now a longer film may be wanted
-            if self._is_last(position.held):
-                yield self._end(position, position.held)
-                return
-            position, new = self._show(position, position.held)
-            yield self._progress(position, new)
+        else:
+            self.snapshots.begin(position)
+            if position.held is not None:  # the end was near; by now a longer film may be wanted
+                if self._is_last(position.held):
+                    yield self._end(position, position.held)
+                    return
+                position, new = self._show(position, position.held)
+                yield self._progress(position, new)
         self.position = position
         if job.num_frames is not None and position.frames >= job.num_frames:
             self._finish(position)
             return
-        with closing(stream(job.rollout, job.engine, position.state, job.num_latents)) as ticks:  # type: ignore[type-var]
+        while True:
+            turn = self._turn_ahead(position)
+            if turn is not None and position.released >= turn.latent:
+                position = self.position = self._turned(position, turn)
+                self.save()
+            elif (position := (yield from self._stretch(position, turn))) is None:
+                return
+
+    def _stretch(self, position: Position, turn: Turn | None) -> Iterator[Progress]:
+        # Ticks up to the turn, or to the end: returns the position at the turn, None at the end
+        job = self.job
+        until = None if turn is not None or job.num_latents is None else job.num_latents - position.offset
+        with closing(stream(job.rollout, job.engine, position.state, until)) as ticks:  # type: ignore[type-var]
             for state, emission in ticks:
+                emission = replace(emission, start=emission.start + position.offset)
                 position = self._booked(position, state, emission)
                 if self._is_last(emission):
                     yield self._end(position, emission)
-                    return
+                    return None
                 position, new = self._show(position, emission)
                 self.position = position
+                if new and position.pruned_for is None:
+                    self.snapshots.offer(position)
                 if self.clock() - self._saved > max(self.save_seconds, self._save_cost / SAVE_SHARE):
                     self.save()
                 yield self._progress(position, new)
+                if turn is not None and position.released >= turn.latent:
+                    return position
         log.warning("the method ended after %d latents", position.latents)
         self._finish(position)
+        return None
 
     def _is_last(self, emission: Emission) -> bool:
         return self.job.num_latents is not None and emission.stop >= self.job.num_latents
+
+    def _turn_ahead(self, position: Position) -> Turn | None:
+        turns = self.job.turns
+        return turns[position.turns] if position.turns < len(turns) else None
+
+    def _turned(self, position: Position, turn: Turn) -> Position:
+        timeline = directed(self.job.timeline, self.job.turns[: position.turns + 1])
+        state = turned(self.job.rollout, position.state, turn, shifted(timeline, position.offset))
+        return replace(position, state=state, turns=position.turns + 1)
 
     def _open(self) -> tuple[Position, list[Tensor]]:
         # The first state, and the picture that opens the film
@@ -116,7 +168,8 @@ class Runner:
         nfe, frame_nfe = meter.nfe, meter.frame_nfe
         state = job.engine.drive(job.rollout.init(job.seed, job.timeline, job.context))
         nfe, frame_nfe = meter.nfe - nfe, meter.frame_nfe - frame_nfe
-        position = Position(state, nfe=nfe, frame_nfe=frame_nfe, owed_nfe=nfe, owed_frame_nfe=frame_nfe)
+        position = Position(state, nfe=nfe, frame_nfe=frame_nfe, owed_nfe=nfe, owed_frame_nfe=frame_nfe,
+                            past=job.context[-job.memory :])  # fmt: skip
         shown: list[Tensor] = []
         for made, cache in decoded(job.codec, job.opening):
             position = replace(position, cache=cache)
@@ -146,7 +199,7 @@ class Runner:
             pruned_for=self.job.num_latents if info.skipped else position.pruned_for,
         )
 
-    def _show(self, position: Position, emission: Emission) -> tuple[Position, list[Tensor]]:
+    def _show(self, position: Position, emission: Emission, last: bool = False) -> tuple[Position, list[Tensor]]:
         # Frames past the end asked for are hashed and traced, not filmed
         new: list[Tensor] = []
         if not emission.latents:
@@ -157,7 +210,10 @@ class Runner:
             shown = made if self.job.num_frames is None else made[: max(self.job.num_frames - frames, 0)]
             frames, digest, cache = frames + len(made), chain(digest, shown), after
             self.writer.write(shown)
-            new.append(shown)
+            if len(shown):
+                new.append(shown)
+        if new:
+            self.latest.show(new[-1][-1], last)
         seconds = self._traced(position, emission, frames, total.hexdigest())
         after_all = replace(
             position,
@@ -171,6 +227,7 @@ class Runner:
             seconds=position.seconds + seconds,
             digest=digest,
             trace_bytes=self.trace.size,
+            past=(*position.past, *emission.latents)[-self.job.memory :],
         )
         return after_all, new
 
@@ -184,13 +241,14 @@ class Runner:
             "nfe": position.owed_nfe,
             "frame_nfe": position.owed_frame_nfe,
             "seconds": round(seconds, 4),
-            "prompt": self.job.timeline.at(emission.start),
-            "scores": list(emission.info.scores),
-            "chosen": emission.info.chosen,
+            "prompt": str(directed(self.job.timeline, self.job.turns[: position.turns]).at(emission.start)),
+            **judgements(emission.info),
+            **({"turn": position.turns} if self.job.turns else {}),
             "sha256": sha256,
         }
         if not self.trace.add(line) and not self._differs:
             self._differs = True
+            self.folder.remark(position.frames, ["frames made again differ"])
             log.warning(
                 "not bit-exact from frame %d: frames made again differ (other machine, batch or versions?)",
                 position.frames,
@@ -201,14 +259,15 @@ class Runner:
         # The checkpoint holds the last emission undecoded, so that a longer film can show all of it
         self.position = replace(position, held=emission)
         self.save()
-        last, new = self._show(self.position, emission)
-        self.writer.flush()
+        last, new = self._show(self.position, emission, last=True)
+        self.writer.flush(last=True)
         self._write_end(last)
         return self._progress(last, new)
 
     def _finish(self, position: Position) -> None:
         self.position = position
         self.save()
+        self.writer.flush(last=True)
         self._write_end(position)
 
     def _write_end(self, position: Position) -> None:
@@ -225,17 +284,3 @@ class Runner:
             left = max(job.expected_nfe - position.nfe, 0) / speed
         fps = float(job.form.fps)
         return Progress(position.frames, job.num_frames, fps, position.nfe, speed, left, tuple(new))
-
-
-def resumable(job: Job, folder: RunDir) -> Position | None:
-    """The position that `job` can go on from: the latest, or `open` if that skipped calls for another length.
-
-    None if the run has none yet.
-    """
-    device: torch.device = job.engine.denoiser.device
-    if not checkpoint.exists(folder.path):
-        return None
-    position = checkpoint.load(folder.path, "state", device)
-    if position.pruned_for is not None and position.pruned_for != job.num_latents:
-        position = checkpoint.load(folder.path, "open", device)
-    return position

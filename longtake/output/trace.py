@@ -6,15 +6,25 @@ nfe, frame_nfe   cost since the emission before; the lines add up to the run's c
 seconds     wall time since the emission before
 prompt      at the first of its latents
 scores, chosen   of the candidates, if there was a search
+candidates  every branch that a search judged since the emission before (core.rollout.Candidate); decodes and
+            reward_calls: what that took; ess: of particles. Only under a search
+turn        how many turns of the run had been made, where there were any
 sha256      of the raw frames, uint8 height x width x 3, one after the other
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from longtake.core.rollout import Info
+from longtake.errors import UsageError
+from longtake.output.disk import room
 
 
 class Trace:
@@ -27,6 +37,11 @@ class Trace:
         """`size` in bytes is what a checkpoint recorded; it belongs there anew after every line."""
         self.path, self.size = path, size
         path.touch()
+        if path.stat().st_size < size:
+            raise UsageError(
+                f"{path} has {path.stat().st_size} bytes, fewer than the {size} of its checkpoint; "
+                "it was cut off or changed, so the run cannot be resumed"
+            )
         with open(path, "r+b") as file:
             file.seek(size)
             self.expected = {tuple(line["frames"]): line["sha256"] for line in _parsed(file.read())}
@@ -35,8 +50,13 @@ class Trace:
     def add(self, line: dict[str, Any]) -> bool:
         """Append a line. False if an earlier attempt at the same frames had another hash."""
         data = (json.dumps(line, ensure_ascii=False) + "\n").encode()
-        with open(self.path, "ab") as file:
-            file.write(data)
+        with room(self.path, len(data)):
+            try:
+                with open(self.path, "ab") as file:
+                    file.write(data)
+            except OSError:
+                os.truncate(self.path, self.size)
+                raise
         self.size += len(data)
         return self.expected.pop(tuple(line["frames"]), line["sha256"]) == line["sha256"]
 
@@ -44,6 +64,26 @@ class Trace:
         """Force the lines to disk."""
         with open(self.path, "ab") as file:
             os.fsync(file.fileno())
+
+
+def judgements(info: Info) -> dict[str, Any]:
+    """What a search decided, for a line of the trace; scores that are no finite numbers are null."""
+    said: dict[str, Any] = {"scores": plain(info.scores), "chosen": info.chosen}
+    if info.candidates:
+        said["candidates"] = [plain(asdict(candidate)) for candidate in info.candidates]
+        said |= {"decodes": info.decodes, "reward_calls": info.reward_calls}
+    if info.ess:
+        said["ess"] = plain(info.ess)
+    return said
+
+
+def plain(value: Any) -> Any:
+    """The value in JSON's own kinds."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_trace(path: Path) -> list[dict[str, Any]]:
