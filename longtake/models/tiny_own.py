@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler
+from diffusers import AutoencoderKL, DDIMScheduler, LattePipeline, LatteTransformer3DModel
 from safetensors.torch import save_file
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
+from longtake.models.latte_ucf_network import LatteConfig, LatteUCF
 from longtake.models.tiny import WORDS
 from longtake.models.videocrafter_unet import UNetConfig, VideoCrafterUNet
 
 VIDEOCRAFTER = UNetConfig(channels=32, mults=(1, 2), units=1, attention=(True, False), head_dim=8, text_dim=16)
+LATTE_UCF = LatteConfig(width=32, depth=4, heads=2, side=4, frames=4, time_width=16)
 
 
 def seeded(seed: int, make: Callable[[], Any]) -> Any:
@@ -99,6 +102,44 @@ def save_tiny_videocrafter(folder: str | Path, seed: int = 0, spacing: str = "le
     ).save_pretrained(folder / "scheduler")  # fmt: skip
     settings = {"family": "videocrafter2", "window": 4, "steps": 6, "size": [32, 48]}
     (folder / "longtake.json").write_text(json.dumps(settings) + "\n")
+    return folder
+
+
+def tiny_latte(seed: int = 0) -> LattePipeline:
+    """A random `LattePipeline`: 4 frames, latents of any size, two pairs of blocks, DDIM that ends at a clean frame."""
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -20.0)]
+    pieces += [("\u2581" + word, -2.0) for word in WORDS] + [(word, -4.0) for word in WORDS]
+    encoder = seeded(seed + 2, lambda: T5EncoderModel(T5Config(
+        vocab_size=len(pieces), d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=2, dropout_rate=0.0,
+        relative_attention_num_buckets=8, relative_attention_max_distance=16,
+    )))  # fmt: skip
+    transformer = seeded(seed, lambda: LatteTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=8, num_layers=2,
+        cross_attention_dim=32, attention_bias=True, sample_size=8, patch_size=2, activation_fn="gelu-approximate",
+        num_embeds_ada_norm=1000, norm_type="ada_norm_single", norm_elementwise_affine=False, norm_eps=1e-6,
+        caption_channels=32, video_length=4,
+    ))  # fmt: skip
+    return LattePipeline(
+        tokenizer=T5Tokenizer(vocab=pieces, extra_ids=0), text_encoder=encoder, vae=tiny_autoencoder(seed + 1),
+        transformer=transformer, scheduler=tiny_ddim(),
+    )  # fmt: skip
+
+
+def tiny_ddim() -> DDIMScheduler:
+    """Latte's scheduler, its last step to a clean frame."""
+    return DDIMScheduler(beta_start=0.0001, beta_end=0.02, beta_schedule="linear", clip_sample=False)
+
+
+def save_tiny_latte_ucf(folder: str | Path, seed: int = 0) -> Path:
+    """A random class-conditional Latte folder of ours; returns it."""
+    folder = Path(folder)
+    network = seeded(seed, lambda: LatteUCF(LATTE_UCF))
+    for table in (network.pos_embed, network.temp_embed):
+        table.copy_(torch.randn(table.shape, generator=torch.Generator().manual_seed(seed)))
+    save_own(folder, "transformer", network, asdict(LATTE_UCF))
+    tiny_autoencoder(seed + 1).save_pretrained(folder / "vae")
+    tiny_ddim().save_pretrained(folder / "scheduler")
+    (folder / "longtake.json").write_text(json.dumps({"family": "latte-ucf", "steps": 6}) + "\n")
     return folder
 
 

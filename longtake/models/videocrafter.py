@@ -37,7 +37,7 @@ from longtake.models.own import build, fill, read_weights
 from longtake.models.parts import pick
 from longtake.models.prompts import PromptCache, clip_encode
 from longtake.models.videocrafter_unet import UNetConfig, VideoCrafterUNet, published_weights
-from longtake.models.vp import SCHEDULERS, videocrafter_scale, vp_schedule
+from longtake.models.vp import check_config, videocrafter_scale, vp_schedule
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 WEIGHTED = PARTS[:3]
@@ -159,10 +159,7 @@ def load_family(source: Source, options: LoadOptions) -> Model:
 
 def schedule_of(config: Mapping[str, Any], num_steps: int, scale: str = "consistent") -> NoiseSchedule:
     """VideoCrafter2's levels on the grid of a scheduler's configuration, with or without its data scale."""
-    if config.get("_class_name", SCHEDULERS[0]) not in SCHEDULERS:
-        raise UsageError(f"scheduler {config['_class_name']} is not supported; supported: {', '.join(SCHEDULERS)}")
-    if config.get("prediction_type", "epsilon") != "epsilon":
-        raise UsageError(f"the scheduler predicts {config['prediction_type']!r}; VideoCrafter2 predicts epsilon")
+    check_config(config)
     if scale not in ("consistent", "reference"):
         raise UsageError(f"scale must be consistent or reference, got {scale!r}")
     betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}

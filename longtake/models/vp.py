@@ -34,6 +34,17 @@ USUAL: dict[str, Any] = {
 """What diffusers' DDIM takes for keys that a configuration leaves out."""
 
 
+def check_config(config: Mapping[str, Any]) -> None:
+    """UsageError unless this configures a scheduler that is read here, for a network that predicts noise."""
+    kind, predicts = config.get("_class_name", SCHEDULERS[0]), config.get("prediction_type", "epsilon")
+    if kind not in SCHEDULERS:
+        raise UsageError(f"scheduler {kind} is not supported here; supported: {', '.join(SCHEDULERS)}")
+    if predicts != "epsilon":
+        raise UsageError(f"the scheduler predicts {predicts!r}; this family predicts epsilon")
+    if config.get("clip_sample") or config.get("thresholding"):
+        raise UsageError("the scheduler clips its estimates (clip_sample, thresholding), which latents do not stand")
+
+
 def signal(config: Mapping[str, Any]) -> np.ndarray:
     """a_t for every training time t, float64."""
     set_to = {**USUAL, **config}
