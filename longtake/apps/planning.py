@@ -8,7 +8,7 @@ from typing import Any
 from longtake.apps.lookup import advise, look_up
 from longtake.apps.settings import Request, Settings, decide, screen
 from longtake.apps.tables import Facts, Materials, method
-from longtake.core.forecast import Forecast, forecast
+from longtake.core.forecast import Cost, Forecast, forecast
 from longtake.core.plan import GhostCodec
 from longtake.core.schedule import flow
 from longtake.core.solvers import Solver
@@ -58,10 +58,13 @@ def dry_run(settings: Settings, facts: Facts) -> tuple[Forecast, int | None]:
         lead = 1 if settings.image else 0
         latents = facts.num_latents(settings.frames - lead, after=bool(settings.image or settings.video))
     context = 1 if settings.image else context_latents(settings, facts.window) if settings.video else 0
-    return cost(rollout, EXACT_LATENTS if latents is None else latents, context, 2 if facts.guided else 1), latents
+    factor = facts.experts * (2 if facts.guided else 1)
+    paid = cost(rollout, EXACT_LATENTS if latents is None else latents, context, factor)
+    # which windows need both experts depends on the noise schedule, which is not loaded
+    return replace(paid, exact=paid.exact and facts.experts == 1), latents
 
 
-def cost(rollout: Any, latents: int, context: int = 0, factor: int = 1) -> Forecast:
+def cost(rollout: Any, latents: int, context: int = 0, factor: Cost = 1) -> Forecast:
     """`forecast`, continued along a straight line beyond 1,000 latents: methods repeat themselves within that."""
     if latents <= EXACT_LATENTS:
         return forecast(rollout, latents, context=context, cost=factor)

@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from longtake.apps.planning import context_latents, cost, dry_rollout, plan, rol
 from longtake.apps.settings import Request, Settings
 from longtake.apps.tables import Materials
 from longtake.core.check import check
-from longtake.core.engine import Engine
+from longtake.core.engine import Engine, cost_of
 from longtake.core.rollout import Timeline
 from longtake.core.solvers import Solver
 from longtake.errors import UsageError
@@ -129,7 +130,7 @@ def _job(settings: Settings, model: Any, rollout: Any, context: tuple[Tensor, ..
         else:
             latents = can.num_latents(settings.frames)
         paper = dry_rollout(settings, can.latent_shape, can.window)
-        expected = cost(paper, latents, len(context), model.denoiser.cost).nfe
+        expected = cost(paper, latents, len(context), partial(cost_of, model.denoiser)).nfe
     form = Format(settings.width, settings.height, settings.rate)
     timeline = Timeline.of(settings.read_as or settings.prompt)
     return Job(rollout, engine, model.codec, timeline, settings.seed, form, settings.frames, latents, context,

@@ -189,7 +189,7 @@ class Facts:
     size      (width, height) of the run, in pixels, known to fit the model
     window    latent frames of one call
     factor    pixels of a latent's side; `compression` pixel frames of a latent after the first
-    guided    whether a window costs two network evaluations
+    guided    whether a window costs two network evaluations, times `experts` at most
     """
 
     name: str
@@ -205,6 +205,7 @@ class Facts:
     per_row_levels: str
     image_first: bool
     guided: bool
+    experts: int = 1
     compression: int = 4
     first_is_image: bool = True
     image_only: bool = False

@@ -16,6 +16,12 @@ from longtake.core.step import Call, Step
 T = TypeVar("T")
 
 
+def cost_of(denoiser: Denoiser, levels: Sequence[int]) -> int:
+    """Network evaluations of one window: `cost`, unless the denoiser says how it depends on levels (two experts)."""
+    by_levels = getattr(denoiser, "cost_of", None)
+    return denoiser.cost if by_levels is None else by_levels(levels)
+
+
 @dataclass
 class Meter:
     """What a run has cost so far.
@@ -85,6 +91,7 @@ class Engine:
             x0 = self.denoiser(x, levels, [call.cond for call in calls])
         self.meter.seconds += time.perf_counter() - began
         self.meter.forwards += 1
-        self.meter.nfe += len(calls) * self.denoiser.cost
-        self.meter.frame_nfe += levels.numel() * self.denoiser.cost
+        costs = [cost_of(self.denoiser, call.levels) for call in calls]
+        self.meter.nfe += sum(costs)
+        self.meter.frame_nfe += levels.shape[1] * sum(costs)
         return [part.clone() for part in x0]

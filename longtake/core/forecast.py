@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,9 @@ from longtake.core.rollout import Rollout, Timeline
 from longtake.core.rows import Row
 from longtake.core.stream import stream
 from longtake.core.tree import walk
+
+Cost = int | Callable[[Sequence[int]], int]
+"""Network evaluations of a window, or how they depend on its levels."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Forecast:
 
 
 def forecast(
-    rollout: Rollout[Any], num_latents: int, timeline: Timeline | str = "", context: int = 0, cost: int = 1
+    rollout: Rollout[Any], num_latents: int, timeline: Timeline | str = "", context: int = 0, cost: Cost = 1
 ) -> Forecast:
     """Run `rollout` without a network until `num_latents` are out, from `context` clean latents."""
     timeline = Timeline.of(timeline) if isinstance(timeline, str) else timeline

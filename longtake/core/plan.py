@@ -6,7 +6,7 @@ formula that could disagree with the code. Formulas stand in the tests, as the o
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields, is_dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -200,8 +200,10 @@ class Ghost:
     can = Capabilities(1, (0, 1, 1))
     device = torch.device("cpu")
 
-    def __init__(self, cost: int = 1) -> None:
-        self.cost = cost
+    def __init__(self, cost: int | Callable[[Sequence[int]], int] = 1) -> None:
+        self.cost = cost if isinstance(cost, int) else 1
+        if not isinstance(cost, int):
+            self.cost_of = cost
 
     def __call__(self, x: Tensor, levels: Tensor, cond: Sequence[Cond]) -> Tensor:
         return x

@@ -73,7 +73,13 @@ class Family:
 FAMILIES: dict[str, Family] = {
     row.name: row
     for row in (
-        Family("wan", "longtake.models.wan_family", ("WanPipeline",), "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"),
+        Family(
+            "wan",
+            "longtake.models.wan_family",
+            ("WanPipeline", "WanImageToVideoPipeline"),
+            "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
+            keys=("guidance_2",),
+        ),
         Family("videocrafter2", "longtake.models.videocrafter", keys=("fps_condition", "scale", "solver")),
     )
 }
@@ -138,6 +144,7 @@ class ModelFacts:
     """What JSON tells of a model under some options. Units as in `core.model.Capabilities` and `Model`.
 
     channels and factor: of a latent, and pixels of its side; guided: a window costs two network evaluations.
+    experts: networks that a window may need, so that its cost is a bound where there are two.
     """
 
     family: str
@@ -148,6 +155,7 @@ class ModelFacts:
     steps: int
     size: tuple[int, int]
     guided: bool
+    experts: int = 1
     per_row_levels: str = "native"
     image_first: bool = False
     image_only: bool = False

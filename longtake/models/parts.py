@@ -106,6 +106,16 @@ def license_of(source: Source) -> str | None:
     return folders.license_of(source.folder) if source.folder else None
 
 
+def stretched_window(window: int, options: LoadOptions) -> int:
+    """The window, or the longer one that the option `riflex` asks for."""
+    longer = options.extras.get("riflex")
+    if longer is None:
+        return window
+    if not isinstance(longer, int) or longer <= window:
+        raise UsageError(f"riflex={longer} is no longer than the window; give {window + 1} to {2 * window} latents")
+    return longer
+
+
 def pick(given: T | None, default: T) -> T:
     """`given` unless it is None."""
     return default if given is None else given
@@ -205,19 +215,19 @@ def noised_prefix(x: Tensor, levels: Tensor, schedule: NoiseSchedule) -> tuple[T
 
 
 class Remembered:
-    """A function of one tensor whose last few results are kept, by the tensor's content."""
+    """A function of one tensor (and hashable others) whose last few results are kept, by the tensor's content."""
 
-    def __init__(self, function: Callable[[Tensor], Any], size: int = 4) -> None:
+    def __init__(self, function: Callable[..., Any], size: int = 4) -> None:
         self._function, self._size = function, size
-        self._known: dict[bytes, Any] = {}
+        self._known: dict[Any, Any] = {}
 
-    def __call__(self, x: Tensor) -> Any:
+    def __call__(self, x: Tensor, *others: Any) -> Any:
         """The result for `x`, computed once."""
-        key = x.detach().float().cpu().contiguous().numpy().tobytes()
+        key = (x.detach().float().cpu().contiguous().numpy().tobytes(), tuple(x.shape), *others)
         if key not in self._known:
             while len(self._known) >= self._size:
                 self._known.pop(next(iter(self._known)))
-            self._known[key] = self._function(x)
+            self._known[key] = self._function(x, *others)
         return self._known[key]
 
 

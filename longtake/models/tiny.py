@@ -1,4 +1,4 @@
-"""A tiny random Wan pipeline in the real diffusers classes: built offline in memory, about 300 kB, for tests and docs.
+"""Tiny random pipelines of the Wan family in the real diffusers classes: built offline in memory, about 300 kB each.
 
 The structure is that of the real thing (patch 1x2x2, causal video autoencoder with 4x in time and 8x in space,
 text encoder with cross attention); only the weights mean nothing. Every part of the input reaches the output.
@@ -15,10 +15,18 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
     UniPCMultistepScheduler,
+    WanImageToVideoPipeline,
     WanPipeline,
     WanTransformer3DModel,
 )
-from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    T5Tokenizer,
+    UMT5Config,
+    UMT5EncoderModel,
+)
 
 WORDS = (
     "a", "the", "dog", "cat", "owl", "rocket", "boat", "runs", "flies", "sails", "right", "left", "across", "over",
@@ -26,27 +34,72 @@ WORDS = (
 )  # fmt: skip
 
 
-def tiny_wan(seed: int = 0, ti2v: bool = False, scheduler: str = "unipc") -> WanPipeline:
+def tiny_wan(seed: int = 0, ti2v: bool = False, scheduler: str = "unipc", boundary: float | None = None) -> WanPipeline:
     """A random `WanPipeline`; `ti2v` builds the Wan 2.2 layout (16x in space, residual autoencoder, timesteps a token).
 
-    `scheduler` is "unipc", "dpmpp_2m" or "euler", each with flow shift 3. Draws nothing from the global generator.
+    `scheduler` is "unipc", "dpmpp_2m" or "euler", each with flow shift 3; `boundary` (a share of the training times)
+    adds a second expert, as Wan 2.2 A14B has. Draws nothing from the global generator.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         vae = _vae(ti2v)
         transformer = _transformer(vae.config.z_dim)
         encoder = _text_encoder()
-    parts = [vae, transformer, encoder]
-    for part in parts:
-        part.eval().requires_grad_(False)
+        low = None if boundary is None else _transformer(vae.config.z_dim)
+    frozen(vae, transformer, encoder, low)
     return WanPipeline(
         tokenizer=_tokenizer(),
         text_encoder=encoder,
         vae=vae,
         scheduler=tiny_scheduler(scheduler),
         transformer=transformer,
+        transformer_2=low,
+        boundary_ratio=boundary,
         expand_timesteps=ti2v,
     )
+
+
+def tiny_wan_image(
+    seed: int = 0, clip: bool = True, two: bool = False, scheduler: str = "unipc", boundary: float | None = None
+) -> WanImageToVideoPipeline:
+    """A random `WanImageToVideoPipeline` that takes pictures by channels.
+
+    With `clip` as Wan 2.1, where CLIP sees the picture too (`two`: a first and a last one); without as Wan 2.2 A14B.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        vae = _vae(False)
+        z = vae.config.z_dim
+        extra: dict[str, Any] = {}
+        eye = processor = None
+        if clip:
+            eye, processor = _clip()
+            tokens = eye.embeddings.num_positions
+            extra = dict(
+                image_dim=eye.config.hidden_size, added_kv_proj_dim=32, pos_embed_seq_len=2 * tokens if two else None
+            )
+        transformer = _transformer(z, 2 * z + 4, **extra)
+        encoder = _text_encoder()
+        low = None if boundary is None else _transformer(z, 2 * z + 4, **extra)
+    frozen(vae, transformer, encoder, eye, low)
+    return WanImageToVideoPipeline(
+        tokenizer=_tokenizer(),
+        text_encoder=encoder,
+        vae=vae,
+        scheduler=tiny_scheduler(scheduler),
+        image_encoder=eye,
+        image_processor=processor,
+        transformer=transformer,
+        transformer_2=low,
+        boundary_ratio=boundary,
+    )
+
+
+def frozen(*modules: torch.nn.Module | None) -> None:
+    """Put modules in evaluation mode, without gradients."""
+    for module in modules:
+        if module is not None:
+            module.eval().requires_grad_(False)
 
 
 def save_tiny(folder: str | Path, seed: int = 0, ti2v: bool = False, scheduler: str = "unipc") -> Path:
@@ -82,12 +135,21 @@ def _vae(ti2v: bool) -> AutoencoderKLWan:
     )
 
 
-def _transformer(channels: int) -> WanTransformer3DModel:
+def _clip() -> tuple[CLIPVisionModel, CLIPImageProcessorPil]:
+    config = CLIPVisionConfig(
+        hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=8
+    )
+    return CLIPVisionModel(config), CLIPImageProcessorPil(
+        size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}
+    )
+
+
+def _transformer(channels: int, channels_in: int | None = None, **more: Any) -> WanTransformer3DModel:
     model = WanTransformer3DModel(
         patch_size=(1, 2, 2),
         num_attention_heads=2,
         attention_head_dim=16,
-        in_channels=channels,
+        in_channels=channels_in or channels,
         out_channels=channels,
         text_dim=32,
         freq_dim=32,
@@ -95,8 +157,13 @@ def _transformer(channels: int) -> WanTransformer3DModel:
         num_layers=2,
         cross_attn_norm=True,
         rope_max_seq_len=64,
+        **more,
     )
-    # torch's default scale would leave text and time a faint echo: make every branch matter
+    return audible(model)
+
+
+def audible(model: Any) -> Any:
+    """The model with weights of a scale at which every branch matters: torch's default leaves text and time an echo."""
     for name, weight in model.named_parameters():
         if weight.ndim >= 2 and "scale_shift" not in name:
             torch.nn.init.normal_(weight, std=1.2 * weight[0].numel() ** -0.5)

@@ -86,9 +86,13 @@ class WanCodec:
         if any(side % (2 * self.factor) for side in frames.shape[1:3]):
             height, width = frames.shape[1:3]
             raise UsageError(f"frames of {width}x{height} do not fit: sides must be multiples of {2 * self.factor}")
+        return self.latents(frames.permute(0, 3, 1, 2).to(self.device, torch.float32) / 127.5 - 1)
+
+    @torch.no_grad()
+    def latents(self, video: Float[Tensor, "T 3 H2 W2"]) -> Float[Tensor, "F C H W"]:
+        """As `encode`, from float32 in [-1, 1], channels first."""
         weight = self.vae.post_quant_conv.weight
-        video = frames.permute(0, 3, 1, 2).to(self.device, torch.float32) / 127.5 - 1
-        video = _patchify(video, self.patch).to(weight.dtype).transpose(0, 1)[None]
+        video = _patchify(video.to(self.device), self.patch).to(weight.dtype).transpose(0, 1)[None]
         feats = self._feats(self.vae.encoder, None)
         with self._convolutions():
             parts = [
@@ -107,8 +111,8 @@ class WanCodec:
         if not isinstance(picture, Image.Image):
             picture = Image.fromarray(np.asarray(picture))
         picture = picture.convert("RGB")
-        if size is not None and picture.size != tuple(size):
-            picture = _cover(picture, size)
+        if size is not None:
+            picture = cover(picture, size)
         return self.encode(torch.from_numpy(np.array(picture))[None])
 
     def _feats(self, part: nn.Module, cache: Cache | None) -> list[Any]:
@@ -124,7 +128,10 @@ def _num_convolutions(part: nn.Module) -> int:
     return sum(isinstance(module, nn.Conv3d) for module in part.modules())
 
 
-def _cover(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+def cover(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The picture scaled to cover (width, height), its middle cropped; as it is where it fits."""
+    if picture.size == tuple(size):
+        return picture
     scale = max(size[0] / picture.width, size[1] / picture.height)
     width, height = max(size[0], round(picture.width * scale)), max(size[1], round(picture.height * scale))
     left, top = (width - size[0]) // 2, (height - size[1]) // 2

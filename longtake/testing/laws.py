@@ -7,13 +7,14 @@ check_rollout(MyRollout(...), denoiser)
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from longtake.core.engine import Engine
+from longtake.core.engine import Engine, cost_of
 from longtake.core.forecast import forecast
 from longtake.core.model import Denoiser
 from longtake.core.noise import normal, root
@@ -58,7 +59,7 @@ def check_rollout(rollout: Rollout[Any], denoiser: Denoiser, num_latents: int = 
     _check_fork(rollout, denoiser, batch)
     meter = Engine(denoiser, batch)
     _drain(rollout, meter, num_latents)
-    plan = forecast(rollout, num_latents, cost=denoiser.cost)
+    plan = forecast(rollout, num_latents, cost=partial(cost_of, denoiser))
     _hold("a dry run counts what a run costs", not plan.exact or plan.nfe == meter.meter.nfe)
 
 
