@@ -81,6 +81,7 @@ FAMILIES: dict[str, Family] = {
             keys=("guidance_2",),
         ),
         Family("videocrafter2", "longtake.models.videocrafter", keys=("fps_condition", "scale", "solver")),
+        Family("open-sora", "longtake.models.opensora"),
     )
 }
 COMMON_KEYS = (
