@@ -17,6 +17,7 @@ from torch import Tensor
 
 from longtake.apps.planning import context_latents, cost, dry_rollout, plan, rollout_of
 from longtake.apps.settings import Request, Settings
+from longtake.apps.stories import embedded, note_environment, turn_prompts, turns_of
 from longtake.apps.tables import Materials
 from longtake.core.check import check
 from longtake.core.engine import Engine, cost_of
@@ -27,6 +28,7 @@ from longtake.output import checkpoint
 from longtake.output.directory import RunDir, make_directory, plan_directory
 from longtake.output.job import Job, Progress, film
 from longtake.output.run import Runner
+from longtake.output.sound import store_sound
 from longtake.output.video import Format, last_frames
 
 
@@ -59,11 +61,9 @@ class Session:
     notes: list[str]
 
     @property
-    def comment(self) -> str:
-        """The settings as JSON, without the paths of this machine."""
-        hidden = ("image", "video", "device", "model")
-        content = {key: value for key, value in self.settings.to_json().items() if key not in hidden}
-        return json.dumps({"longtake": content}, ensure_ascii=False)
+    def comment(self) -> str | None:
+        """The settings as JSON, without the paths of this machine; None if they are not wanted in the video."""
+        return embedded(self.settings) if self.settings.embed else None
 
 
 def start(request: Request) -> Session:
@@ -102,7 +102,11 @@ def build(settings: Settings, live: Any = None, fresh: bool = False) -> Session:
         raise UsageError(str(error)) from error
     batch = settings.batch or (8 if device.type == "cuda" else 1)
     if settings.model_hash not in (None, model.weights_hash):
-        notes.append("the weights differ from those that the run began with; its frames will not be bit-exact")
+        raise UsageError(
+            f"the weights of {settings.model} are not those that the run began with ({model.weights_hash[:12]} instead "
+            f"of {str(settings.model_hash)[:12]}); put those back, or go on with others from the film: "
+            f"longtake generate ... --video video.mp4 --model {settings.model}"
+        )
     settings = replace(
         settings,
         solver=model.solver,
@@ -116,7 +120,7 @@ def build(settings: Settings, live: Any = None, fresh: bool = False) -> Session:
         model_hash=model.weights_hash,
         threads=torch.get_num_threads() if device.type == "cpu" else None,
     )
-    model.prepare([settings.read_as or settings.prompt], release=live is None)
+    model.prepare([settings.read_as or settings.prompt, *turn_prompts(settings)], release=live is None)
     context = _context(settings, model) if fresh else ()
     return Session(settings, _job(settings, model, rollout, context), model, notes)
 
@@ -134,7 +138,7 @@ def _job(settings: Settings, model: Any, rollout: Any, context: tuple[Tensor, ..
     form = Format(settings.width, settings.height, settings.rate)
     timeline = Timeline.of(settings.read_as or settings.prompt)
     return Job(rollout, engine, model.codec, timeline, settings.seed, form, settings.frames, latents, context,
-               bool(settings.image), expected)  # fmt: skip
+               bool(settings.image), expected, turns_of(settings))  # fmt: skip
 
 
 def _context(settings: Settings, model: Any) -> tuple[Tensor, ...]:
@@ -162,6 +166,8 @@ def begin(session: Session, out: str | Path | None, root: str | Path = "runs") -
     """Make the run directory and write run.json."""
     path = plan_directory(out, session.settings.prompt, session.settings.seed, root)
     folder = make_directory(path, fixed=out is not None)
+    if session.settings.audio:
+        store_sound(session.settings.audio, folder.sound)
     folder.describe(session.settings.to_json())
     return folder
 
@@ -171,6 +177,8 @@ def running(session: Session, folder: RunDir) -> Iterator[tuple[Runner, Iterator
     """A runner in its locked folder and its progress; left early, it saves everything and can be resumed."""
     with folder.locked():
         runner = Runner(session.job, folder, session.comment)
+        if runner.position is not None:
+            note_environment(session.settings, folder, runner.position.frames)
         with contextlib.closing(runner.run()) as progress:  # type: ignore[type-var]
             yield runner, progress
 

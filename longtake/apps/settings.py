@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,8 @@ class Request:
     set: Sequence[str] = ()
     device: str = "auto"
     dtype: str | None = None
+    audio: str | Path | None = None
+    embed: bool = True
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,10 @@ class Settings:
     license: str | None = None
     model_hash: str | None = None
     threads: int | None = None
+    audio: str | None = None
+    embed: bool = True  # the settings stand in the video's metadata
+    turns: list[dict[str, Any]] = field(default_factory=list)  # changes of direction, see apps/directing
+    branch: dict[str, Any] | None = None  # of a take: where it left its run
 
     @property
     def rate(self) -> Fraction:
@@ -91,11 +97,10 @@ class Settings:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Settings:
-        """From run.json. UsageError if something is missing."""
-        try:
-            return cls(**{item.name: content[item.name] for item in fields(cls)})
-        except KeyError as error:
-            raise UsageError(f"run.json lacks {error.args[0]!r}; it was cut off or changed") from error
+        """From run.json; what an older longtake did not know gets its default. UsageError if something is amiss."""
+        from longtake.apps.stored import checked
+
+        return checked(cls, content)
 
 
 def screen(request: Request) -> None:
@@ -124,7 +129,7 @@ def screen(request: Request) -> None:
         raise UsageError(f"--seed {request.seed} is not possible; give 0 to 2^63 - 1")
     if request.image and request.video:
         raise UsageError("--image and --video both say how to begin; give one")
-    for flag, path in (("--image", request.image), ("--video", request.video)):
+    for flag, path in (("--image", request.image), ("--video", request.video), ("--audio", request.audio)):
         if path and not Path(path).is_file():
             raise UsageError(f"{flag} {path}: there is no such file")
     if row is not None:
@@ -197,6 +202,8 @@ def decide(request: Request, facts: Facts) -> tuple[Settings, list[str]]:
         device=request.device,
         dtype=request.dtype,
         batch=general.get("batch"),
+        audio=str(Path(request.audio).absolute()) if request.audio else None,
+        embed=request.embed,
     )
     return settings, notes
 

@@ -1,0 +1,84 @@
+"""Settings read back from a file that anybody may have written: each of its kind and within bounds, or refused."""
+
+from __future__ import annotations
+
+import math
+import types
+from dataclasses import MISSING, fields
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from longtake.errors import UsageError
+
+T = TypeVar("T")
+
+BOUNDS: dict[str, tuple[float, float]] = {
+    "width": (1, 1 << 14), "height": (1, 1 << 14), "steps": (1, 1000), "guidance": (0, 100), "frames": (1, 1 << 32),
+    "seed": (0, 2**63 - 1), "batch": (1, 1 << 12), "threads": (1, 1 << 12), "latent": (0, 1 << 32),
+    "key": (0, 2**63 - 1), "offset": (0, 1 << 32), "nfe": (0, 2**53), "take": (0, 1 << 20),
+}  # fmt: skip
+LONGEST = 20_000
+"""Characters of any text."""
+
+
+def checked(cls: type[T], content: dict[str, Any]) -> T:
+    """A dataclass of settings from the JSON object of a run.json. UsageError, one line, for anything amiss."""
+    kinds, values = get_type_hints(cls), {}
+    for item in fields(cls):  # type: ignore[arg-type]
+        if item.name in content:
+            values[item.name] = content[item.name]
+        elif item.default is MISSING and item.default_factory is MISSING:
+            raise UsageError(f"run.json lacks {item.name!r}; it was cut off or changed")
+    for name, value in values.items():
+        if not fits(value, kinds[name]):
+            raise UsageError(f"run.json has a {name!r} that cannot be: {shown(value)}; it was changed")
+        within(name, value)
+        if get_origin(kinds[name]) is tuple:
+            values[name] = tuple(value)
+    return cls(**values)
+
+
+def within(name: str, value: Any) -> None:
+    """UsageError for a number out of bounds or an endless text, also inside lists and objects."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            within(str(key), item)
+    elif isinstance(value, list):
+        for item in value:
+            within(name, item)
+    elif isinstance(value, str):
+        if len(value) > LONGEST or "\x00" in value:
+            raise UsageError(f"run.json has a {name!r} of {len(value)} characters that cannot be; it was changed")
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        low, high = BOUNDS.get(name, (-(2.0**63), 2.0**63))
+        if not (math.isfinite(value) and low <= value <= high):
+            raise UsageError(f"run.json has {name!r} = {shown(value)}, allowed are {low:g} to {high:g}; it was changed")
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value out of JSON is of the kind that an annotation names."""
+    if kind is Any:
+        return True
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is types.UnionType or str(origin) == "typing.Union":
+        return any(fits(value, part) for part in parts)
+    if origin is dict:
+        return isinstance(value, dict) and all(fits(item, parts[1]) for item in value.values())
+    if origin in (list, tuple):
+        inner = [part for part in parts if part is not Ellipsis]
+        return isinstance(value, list) and (len(inner) != 1 or all(fits(item, inner[0]) for item in value))
+    if kind is types.NoneType:
+        return value is None
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 2**1000
+    if kind is int:
+        return type(value) is int
+    return isinstance(value, kind) if isinstance(kind, type) else True
+
+
+def shown(value: Any) -> str:
+    """The value, cut to a line's length."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer with thousands of digits
+        text = "a huge number"
+    return text if len(text) <= 60 else text[:57] + "..."

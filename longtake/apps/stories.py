@@ -1,0 +1,136 @@
+"""What a run's files tell of it: settings in the video, turns in run.json, and where bit-exactness ended."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from longtake.apps.settings import Request, Settings
+from longtake.apps.stored import shown, within
+from longtake.errors import UsageError
+from longtake.output.directory import RunDir, versions
+from longtake.output.turns import Turn
+from longtake.output.video import probe
+
+log = logging.getLogger("longtake")
+
+HIDDEN = ("image", "video", "audio", "device", "branch", "threads", "batch", "embed")
+"""Settings that are of a machine, not of a video."""
+
+EXACT = ("python", "torch", "diffusers", "transformers", "numpy", "longtake")
+"""Versions that a latent's last bits can depend on."""
+
+
+def embedded(settings: Settings) -> str:
+    """The settings as the JSON that stands in a video, without the paths of this machine."""
+    content = {key: value for key, value in settings.to_json().items() if key not in HIDDEN}
+    if is_path(settings.model):
+        content["model"] = settings.model_name or Path(settings.model).name
+    return json.dumps({"longtake": content}, ensure_ascii=False)
+
+
+def is_path(model: str) -> bool:
+    """Whether a model is named by a place on this machine, not by a name or a hub id."""
+    return model.startswith((".", "/", "~", "live:", "\\")) or re.match(r"[A-Za-z]:", model) is not None
+
+
+def restored(path: Path | str) -> tuple[Request, list[str]]:
+    """(the request that a video was made by, lines to say), from the settings in its metadata.
+
+    UsageError if it has none. Files that the video began with are not in it; they have to be given again.
+    """
+    content = _told(path)
+    notes = [f"settings from {path}, seed {content.get('seed')}"]
+    if content.get("turns"):
+        notes.append(f"the video had {len(content['turns'])} changes of direction, which are not made again")
+    given: dict[str, Any] = {name: content.get(name) for name in ("model", "method", "solver", "guidance", "seed")}
+    given |= {name: content.get(name) for name in ("fps", "dtype", "frames", "steps", "preset")}
+    if content.get("frames") is None:
+        given["seconds"] = "inf"
+    size = (content["width"], content["height"]) if content.get("width") and content.get("height") else None
+    sets = [
+        f"{content.get('method')}.{name}={_word(value)}" for name, value in (content.get("parameters") or {}).items()
+    ]
+    try:
+        request = Request(prompt=content["prompt"], negative_prompt=content.get("negative_prompt") or "", size=size,
+                          set=tuple(sets), **given)  # fmt: skip
+    except (KeyError, TypeError) as error:
+        raise UsageError(f"the settings in {path} lack {error}; give the prompt and the flags instead") from error
+    if not isinstance(request.model, str) or is_path(request.model):
+        raise UsageError(f"{path} names no model by its name ({shown(request.model)}); add --model")
+    return request, notes
+
+
+def over(request: Request, given: dict[str, Any]) -> Request:
+    """The request with what was typed in the place of what was restored; None: not typed."""
+    changes = {name: value for name, value in given.items() if value is not None}
+    if "frames" in changes or "seconds" in changes:
+        changes = {"frames": None, "seconds": None} | changes
+    if "method" in changes and changes["method"] != request.method:
+        changes = {"set": (), "steps": None} | changes
+    elif "set" in changes:
+        changes["set"] = (*request.set, *given["set"])
+    return replace(request, **changes)
+
+
+def turns_of(settings: Settings) -> tuple[Turn, ...]:
+    """The turns of a run as its runner wants them. UsageError for a turn that cannot be."""
+    try:
+        turns = [
+            Turn(turn["latent"], turn["key"], turn.get("read_as") or turn.get("prompt")) for turn in settings.turns
+        ]
+    except KeyError as error:
+        raise UsageError(f"run.json has a turn without {error}; it was changed") from error
+    kinds = all(type(turn.latent) is type(turn.key) is int and isinstance(turn.prompt, str | None) for turn in turns)
+    if not kinds or any(after.latent < turn.latent for turn, after in zip(turns, turns[1:], strict=False)):
+        raise UsageError("run.json has turns that are out of order or of another kind; it was changed")
+    return tuple(turns)
+
+
+def turn_prompts(settings: Settings) -> list[str]:
+    """The prompts that turns bring."""
+    return [turn.prompt for turn in turns_of(settings) if turn.prompt is not None]
+
+
+def note_environment(settings: Settings, folder: RunDir, frame: int) -> None:
+    """Say, and note in run.json, if a run goes on where its bits may differ: another device, other versions."""
+    begun = folder.settings()
+    now = versions()
+    known = begun.get("versions")
+    reasons = [f"{name} {known.get(name)} -> {now.get(name)}" for name in EXACT if known.get(name) != now.get(name)] \
+        if isinstance(known, dict) else ["the versions that it began with are not known"]  # fmt: skip
+    device = begun.get("device")
+    if device not in (None, "auto", settings.device):
+        reasons.append(f"device {device} -> {settings.device}")
+    if settings.device == "cpu" and begun.get("threads") not in (None, torch.get_num_threads()):
+        reasons.append(f"threads {begun.get('threads')} -> {torch.get_num_threads()}")
+    if reasons:
+        folder.remark(frame, reasons)
+        log.warning("not bit-exact from frame %d on, perhaps: %s", frame, ", ".join(reasons))
+
+
+def _told(path: Path | str) -> dict[str, Any]:
+    comment = probe(path).comment
+    try:
+        content = json.loads(comment or "")["longtake"]
+        if not isinstance(content, dict):
+            raise TypeError
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UsageError(f"{path} has no settings of longtake in it; give the prompt and the flags instead") from error
+    try:
+        within("settings", content)
+        for name, value in content.items():
+            within(name, value)
+    except UsageError as error:
+        raise UsageError(str(error).replace("run.json", str(path))) from error
+    return content
+
+
+def _word(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
