@@ -17,7 +17,7 @@ from longtake.core.solvers import Memory, Solver
 from longtake.core.window import Grid
 from longtake.rollouts import diagonal
 from longtake.rollouts.diagonal import Diagonal, LineState
-from longtake.search import population
+from longtake.search import branch
 from longtake.search.population import Member, Population
 from tests import test_laws
 
@@ -111,8 +111,8 @@ def _first_candidate_forked(patch: Patch) -> None:
 
 
 def _keys_without_the_tick(patch: Patch) -> None:
-    fold = population.fold
-    patch.setattr(population, "fold", lambda path, *parts: fold(0 if parts[0] == "candidate" else path, *parts))
+    key = branch.fork_key
+    patch.setattr(branch, "fork_key", lambda inner, tick, number: key(inner, 0, number))
 
 
 def _unseen_in_view(patch: Patch) -> None:

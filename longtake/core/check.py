@@ -44,12 +44,25 @@ def _fits(leaf: Any, denoiser: Denoiser) -> None:
 
 
 def _decides(search: Any, leaf: Any) -> None:
-    # SPINE.md (d) 15: noise enters at the tail and shows in finished latents only when it has crossed the queue
-    needs = search.reward.needs
-    if search.num == 1 or not needs or not needs <= {"past", "pixels"}:
+    """Refuse a search whose candidates all look alike when it compares them, or that cannot be run on this method."""
+    if search.num == 1:
         return
+    _copies(search, leaf)
+    if getattr(search, "clips", False) and mixes_levels(leaf, clean=False):
+        name = type(leaf).__name__.lower()
+        raise ValueError(
+            f"{_name(search)} compares clips whose rows share a level, and {name} never has one; "
+            f"use --method chunk, or --search beam on {name}"
+        )
+    if getattr(search, "preview", 0) and not hasattr(search.inner, "preview"):
+        name = type(search.inner).__name__.lower()
+        raise ValueError(f"{name} cannot be previewed in a few steps; use preview_steps=1 of beam, or --method chunk")
+    needs = search.reward.needs
+    if not needs or not needs <= {"past", "pixels"}:
+        return
+    # noise enters at the tail and shows in finished latents only when it has crossed the queue
     following, crossing = ticks_to_show(leaf)
-    ahead = _ticks_ahead(search, following)
+    ahead = _ticks_ahead(search, following, crossing)
     if ahead < crossing:
         remedy = f"look={crossing}" if hasattr(search, "look") else 'when="emission" on a method that finishes clips'
         raise ValueError(
@@ -58,7 +71,30 @@ def _decides(search: Any, leaf: Any) -> None:
         )
 
 
-def _ticks_ahead(search: Any, following: int) -> int:
-    """Ticks between a candidate's fork and its score; `following`: to the next emission."""
-    look = getattr(search, "look", "emission" if getattr(search, "when", None) == "emission" else 1)
+def _copies(search: Any, leaf: Any) -> None:
+    # copies that nothing tells apart are paid for in full and end alike
+    mode, noise = getattr(search, "mode", ""), leaf.solver.noise_scale
+    if mode in ("systematic", "greedy") and not search.jitter and not noise:
+        raise ValueError(
+            f"latsearch.mode={mode} makes copies of a particle, and with {leaf.solver.name} and no jitter they stay "
+            f"alike; set latsearch.jitter above 0, such as .2, or use a stochastic solver (ddim with eta)"
+        )
+    if hasattr(search, "mutation") and len(search.sizes) > 1 and not search.mutation:
+        raise ValueError("evolve.mutation=0 makes children that are their parents; give more than 0, such as .2")
+
+
+def _name(search: Any) -> str:
+    return type(search).__name__.lower()
+
+
+def _ticks_ahead(search: Any, following: int, crossing: int) -> int:
+    """Ticks between a candidate's fork and its score; `following`: to the next emission, `crossing`: to its own."""
+    if getattr(search, "preview", 0) or getattr(search, "mode", ""):
+        return 0
+    if hasattr(search, "sizes"):
+        return crossing
+    when = getattr(search, "when", None)
+    look = getattr(search, "look", following if when == "emission" else 1)
+    if isinstance(when, int):
+        look = following + when - 1  # a queue emits one a tick, clips more at once and later
     return following if look == "emission" else int(look)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from longtake.core.engine import Engine
-from longtake.core.plan import Ghost, emptied, fixed
+from longtake.core.plan import Ghost, emptied, exact, lag
 from longtake.core.rollout import Rollout, Timeline
 from longtake.core.rows import Row
 from longtake.core.stream import stream
@@ -40,15 +40,18 @@ class Forecast:
 def forecast(
     rollout: Rollout[Any], num_latents: int, timeline: Timeline | str = "", context: int = 0, cost: Cost = 1
 ) -> Forecast:
-    """Run `rollout` without a network until `num_latents` are out, from `context` clean latents."""
+    """Run `rollout` without a network until `num_latents` are out, from `context` clean latents.
+
+    A search that may hold latents back is charged for as many more as it may hold: then its cost is a bound.
+    """
     timeline = Timeline.of(timeline) if isinstance(timeline, str) else timeline
     ghost, engine = emptied(rollout), Engine(Ghost(cost), batch=1 << 20)
     state = engine.drive(ghost.init(0, timeline, [torch.zeros(ghost.shape)] * context))
     tick = first_nfe = first_tick = peak = 0
-    for state, emission in stream(ghost, engine, state, num_latents):
+    for state, emission in stream(ghost, engine, state, num_latents + lag(rollout)):
         tick += 1
         peak = max(peak, sum(isinstance(item, Row) for item in walk(state)))
         if emission.latents and not first_tick:
             first_nfe, first_tick = engine.meter.nfe, tick
     meter = engine.meter
-    return Forecast(num_latents, meter.nfe, meter.frame_nfe, first_nfe, first_tick, peak, fixed(rollout))
+    return Forecast(num_latents, meter.nfe, meter.frame_nfe, first_nfe, first_tick, peak, exact(rollout))

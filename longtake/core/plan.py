@@ -17,9 +17,10 @@ from torch import Tensor
 from longtake.core.engine import Engine
 from longtake.core.model import Capabilities, Cond
 from longtake.core.rollout import Emission, Rollout, Timeline, View
+from longtake.core.rows import Row
 from longtake.core.schedule import NoiseSchedule
 from longtake.core.step import Call
-from longtake.core.tree import map_tensors
+from longtake.core.tree import map_tensors, walk
 
 
 def dead_calls(rollout: Rollout[Any], state: Any, until: int) -> list[frozenset[int]]:
@@ -66,14 +67,20 @@ def reach(rollout: Rollout[Any]) -> int:
     Spreads the change through the calls of a ghost run: a call is touched if its prompt is the new one or if it reads
     a touched version (index, level) of a row, and then touches those that it writes.
     """
-    ghost = emptied(rollout)
-    base, cycle = 2 * rollout.in_flight + 2, max(getattr(rollout, "cycle", 1), 1)
-    return max(_reach_at(ghost, change) for change in range(base, base + cycle))
+    ghost, watcher = emptied(rollout), _Watcher()
+    state = watcher.drive(ghost.init(0, Timeline.of("a")))
+    while not state.finished and state.emitted < rollout.in_flight:
+        state, _ = watcher.drive(ghost.step(state))
+    if state.finished:
+        return max(state.emitted - 1, 0)
+    # no row from here on has entered, so the past is the same for every change
+    entered = max(row.index for row in walk(state) if isinstance(row, Row)) + 1
+    return max(_reach_at(ghost, state, entered + place) for place in range(max(getattr(rollout, "cycle", 1), 1)))
 
 
-def _reach_at(ghost: Rollout[Any], change: int) -> int:
+def _reach_at(ghost: Rollout[Any], state: Any, change: int) -> int:
     watcher = _Watcher()
-    state = watcher.drive(ghost.init(0, Timeline(((0, "a"), (change, "b")))))
+    state = replace(state, timeline=Timeline(((0, "a"), (change, "b"))))
     written: set[tuple[int, int]] = set()
     touched: set[tuple[int, int]] = set()
     while state.emitted < change and not state.finished:
@@ -158,9 +165,23 @@ def fixed(rollout: Rollout[Any]) -> bool:
     return not hasattr(rollout, "inner")
 
 
+def exact(rollout: Any) -> bool:
+    """Whether what a run costs does not depend on what a search sees."""
+    return getattr(rollout, "exact", True) and (fixed(rollout) or exact(rollout.inner))
+
+
+def lag(rollout: Any) -> int:
+    """Latents that searches may hold back beyond what a forecast sees them hold."""
+    return getattr(rollout, "lag", 0) + (0 if fixed(rollout) else lag(rollout.inner))
+
+
 def emptied(rollout: Any) -> Any:
-    """The same rollout on latents without channels, its rewards replaced by one that prefers nobody."""
+    """The same rollout on latents without channels, its rewards replaced by one that prefers nobody.
+
+    A search whose cost depends on scores is taken at its `worst`.
+    """
     changes: dict[str, Any] = {}
+    rollout = getattr(rollout, "worst", rollout)
     for field in fields(rollout):
         value = getattr(rollout, field.name)
         if field.name == "shape":

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from longtake.core.noise import fold
 from longtake.core.rollout import Candidate, Emission, Info, Reward, Rollout, Timeline, View
 from longtake.core.rows import Row
 from longtake.core.solvers import Memory
@@ -119,7 +120,7 @@ def ranked(values: Sequence[float]) -> list[int]:
 
 
 def records(tick: int, members: Sequence[Member], scores: Sequence[float], kept: Iterable[int]) -> Info:
-    """The judgement for the trace. `kept` are places, best first."""
+    """The judgement for the trace. `kept` are places, best first; none, where an earlier one stays the best."""
     order = tuple(kept)
     entries = []
     for place, (member, score) in enumerate(zip(members, scores, strict=True)):
@@ -127,7 +128,7 @@ def records(tick: int, members: Sequence[Member], scores: Sequence[float], kept:
         verdict = "kept" if place in order else "dropped"
         names = f"{member.name:016x}", f"{parent:016x}"
         entries.append(Candidate(tick, *names, number, proposal, score, verdict, (start, stop)))
-    return Info(scores=tuple(scores), chosen=order[0], ancestors=order, candidates=tuple(entries))
+    return Info(scores=tuple(scores), chosen=order[0] if order else -1, ancestors=order, candidates=tuple(entries))
 
 
 def gathered(*infos: Info) -> Info:
@@ -160,6 +161,21 @@ def leaf(rollout: Any) -> Any:
     while hasattr(rollout, "inner"):
         rollout = rollout.inner
     return rollout
+
+
+def depth(rollout: Any) -> int:
+    """How many searches wrap the method."""
+    return 1 + depth(rollout.inner) if hasattr(rollout, "inner") else 0
+
+
+def fork_key(inner: Any, tick: int, number: int) -> int:
+    """What candidate `number` of a decision forks with; 0 is its parent itself.
+
+    The tick is in it, else relatives that fork at different ages would draw alike; and so is how deep the search
+    is nested, else its candidates would be those of the search that it wraps.
+    """
+    level = depth(inner)
+    return fold(tick, "candidate", number, *((level,) if level else ())) if number else 0
 
 
 def undecided(inner: Rollout[Any], state: Any) -> tuple[Tensor, ...]:

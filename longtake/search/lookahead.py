@@ -119,7 +119,7 @@ class Lookahead:
         return branch.look(self.inner, state.member, state.timeline)
 
     def _fork(self, parent: Member, number: int, tick: int, rows: range) -> Member:
-        state = self.inner.fork(parent.state, fold(tick, "candidate", number) if number else 0)
+        state = self.inner.fork(parent.state, branch.fork_key(self.inner, tick, number))
         origin = Origin(parent.name, number, "gaussian" if number else "own", rows.start, rows.stop)
         return replace(parent, state=state, name=fold(parent.name, tick, number), origin=origin)
 

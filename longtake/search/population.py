@@ -31,13 +31,17 @@ from longtake.search.proposals import Mixture, Source
 
 @dataclass(frozen=True, eq=False)
 class PopulationState:
-    """The branches, best first, what has been released, and the book of judgements not told yet."""
+    """The branches, best first, what has been released, and the book of judgements not told yet.
+
+    `open`: they have forked and wait to be ranked.
+    """
 
     members: tuple[Member, ...]
     emitted: int
     tick: int
     timeline: Timeline
     book: Info = field(default_factory=Info)
+    open: bool = False
 
     @property
     def finished(self) -> bool:
@@ -90,8 +94,8 @@ class Population:
 
     @property
     def lag(self) -> int:
-        """Latents that may wait for an agreement."""
-        return 0 if self.width == 1 and self.patience < 2 else max(self.max_lag, self.patience)
+        """Latents that may wait for beams to agree."""
+        return self.max_lag if self.width > 1 else 0
 
     @property
     def exact(self) -> bool:
@@ -116,8 +120,9 @@ class Population:
 
     def step(self, state: PopulationState) -> Step[tuple[PopulationState, Emission]]:
         """Fork where there is something to decide, tick all branches in lockstep, rank, release what they share."""
-        book, members = [state.book], list(state.members)
+        book, members, opened = [state.book], list(state.members), state.open
         if self._decides(state):
+            opened = True
             state, sources, cost = yield from self._prepared(state)
             members = self._spawn(state, sources)
             book.append(cost)
@@ -125,13 +130,15 @@ class Population:
                 views = yield from all_of([(self.inner.preview, (m.state, self.preview)) for m in members])  # type: ignore[attr-defined]
                 views = [branch.look(self.inner, m, state.timeline, v) for m, v in zip(members, views, strict=True)]
                 members, cost = self._ranked(members, state.tick, views)
+                opened = False
                 book.append(cost)
         moves = yield from all_of([(self.inner.step, (member.state,)) for member in members])
         members = [self._moved(member, *move) for member, move in zip(members, moves, strict=True)]
-        members, info = self._select(members, state)
+        members, info = self._select(members, replace(state, open=opened))
         members, released = self._release(members)
         emission, untold = branch.joined(state.emitted, released, branch.gathered(*book, info))
-        return PopulationState(tuple(members), emission.stop, state.tick + 1, state.timeline, untold), emission
+        opened = opened and not info.scores
+        return PopulationState(tuple(members), emission.stop, state.tick + 1, state.timeline, untold, opened), emission
 
     def fresh(self, state: PopulationState) -> range:
         """What the members have undecided: the same rows in all of them."""
@@ -153,8 +160,8 @@ class Population:
         return max(self.memory, self.patience)
 
     def _decides(self, state: PopulationState) -> bool:
-        room = self.num > 1 and len(state.members) <= self.width
-        return room and bool(self.inner.fresh(state.members[0].state)) and not state.members[0].state.finished
+        first = state.members[0].state
+        return self.num > 1 and not state.open and bool(self.inner.fresh(first)) and not first.finished
 
     def _prepared(self, state: PopulationState) -> Step[tuple[PopulationState, list[Source], Info]]:
         # each member's reward catches up with what is finished, and proposals get what they draw from
@@ -175,7 +182,7 @@ class Population:
         for place, member in enumerate(state.members if self._decides(state) else ()):
             rows, taken = self.inner.fresh(member.state), set()
             for number in range(self.num):
-                key = fold(state.tick, "candidate", number) if number else 0
+                key = branch.fork_key(self.inner, state.tick, number)
                 mix, proposal = None, "gaussian" if number else "own"
                 if number and self.proposals is not None:
                     drawn = self.proposals.pick(fold(state.tick, "proposal", number))
@@ -200,7 +207,7 @@ class Population:
     def _select(self, members: list[Member], state: PopulationState) -> tuple[list[Member], Info]:
         over = all(member.state.finished for member in members)
         out = min(sum(len(emission.latents) for emission in member.recent) for member in members)
-        if len(members) > self.width and (over or out >= self.patience):
+        if state.open and (over or out >= self.patience):
             views = [branch.look(self.inner, member, state.timeline) for member in members]
             members, info = self._ranked(members, state.tick, views)
         else:

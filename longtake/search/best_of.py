@@ -1,0 +1,42 @@
+"""Best of N: every candidate is made with all steps, and the reward sees what it became. The brute force of searches.
+
+Scopes
+- chunk    a clip's candidates are finished, scored and all but the best thrown away (the k-step paper's brute force)
+- video    whole videos of `length` latents, one of which is kept; a longer run searches the next `length` again
+- horizon  each decision looks `horizon` ticks ahead and keeps only the decision, for queues (receding horizon)
+
+Cost in window calls, S steps, w windows a tick
+- chunk    candidates * S a chunk, exactly
+- video    candidates times the method's own, less the windows that candidates share
+- horizon  at most (candidates * horizon + 1) * w a decision
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from longtake.core.plan import ticks_to_show
+from longtake.core.rollout import Reward
+from longtake.search.branch import leaf
+from longtake.search.lookahead import Lookahead
+from longtake.search.population import Population
+
+
+def best_of(
+    inner: Any,
+    reward: Reward,
+    candidates: int = 3,
+    scope: Literal["chunk", "video", "horizon"] = "chunk",
+    horizon: int | None = None,
+    length: int | None = None,
+) -> Population | Lookahead:
+    """Best of `candidates`. `horizon` in ticks, default: until the decided noise is finished; `length` in latents."""
+    if scope == "chunk":
+        return Population(inner, reward, candidates)
+    if scope == "video":
+        if length is None or length < 1:
+            raise ValueError("best-of-n.scope=video compares finished videos, so it needs a length: give --seconds")
+        return Population(inner, reward, candidates, when=length)
+    if scope != "horizon":
+        raise ValueError(f"best-of-n.scope is chunk, video or horizon, got {scope!r}")
+    return Lookahead(inner, reward, candidates, ticks_to_show(leaf(inner))[1] if horizon is None else horizon)

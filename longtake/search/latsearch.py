@@ -1,0 +1,257 @@
+"""LatSearch: particles share a clip's schedule, and a reward on unfinished latents thins them out as they go.
+
+Zhao et al. 2026, reward-guided resampling and pruning (RGRP). Particles begin at correlated noises
+sqrt(1 - b^2) z_0 + b eps (the first is z_0). When they reach one of `levels`, all are scored, the scores become
+weights, each particle's weights add up to its running total, and the particles are resampled; at the last of the levels
+only the one with the highest total stays.
+
+Symbols: N -> num, b -> correlation, levels counted in noise levels left (0 is clean), as everywhere here.
+Modes
+- unique      the paper's: as many draws as particles, then each drawn one once, so that their number falls
+- systematic  one draw for all, the number stays; copies go on with other noise (a stochastic solver) or are jittered
+- prune       the better half by running total
+- greedy      the best is copied to all and jittered (search over paths, search/local)
+`jitter` j replaces the noise e in a copy's x = alpha x0 + sigma e by sqrt(1 - j^2) e + j eps, x0 its last estimate.
+
+Deviations. Weights are a softmax of scores in units of their standard deviation among the particles, over
+`temperature`: rewards differ in scale, and of cosines that differ in the third place a plain softmax would see nothing.
+Levels are in proportion to the paper's steps 10, 15 and 20 of 50 (39, 34 and 29 left). Every draw is keyed, so that
+neither the order nor the number of particles changes another's noise.
+Cost: at most num * (S - last level) + last level window calls a clip; equal if none is dropped before the last level,
+which greedy and systematic with jitter never do. The effective sample size of each resampling is in `Info.ess`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+from torch import Tensor
+
+from longtake.core.noise import fold
+from longtake.core.rollout import Emission, Info, Mix, Reward, Rollout, Timeline, View
+from longtake.core.rows import Row
+from longtake.core.schedule import NoiseSchedule
+from longtake.core.step import Step, all_of
+from longtake.search import branch
+from longtake.search.branch import Member, Origin
+from longtake.search.proposals import correlated
+
+Mode = Literal["unique", "systematic", "prune", "greedy", "keep"]
+MODES = ("unique", "systematic", "prune", "greedy", "keep")
+SHARES = (0.78, 0.68, 0.58)
+"""Noise levels left at which the paper scores, of all."""
+
+
+@dataclass(frozen=True, eq=False)
+class ParticleState:
+    """The particles, and whether the clip under way has been forked."""
+
+    members: tuple[Member, ...]
+    timeline: Timeline
+    tick: int = 0
+    open: bool = False
+    book: Info = field(default_factory=Info)
+
+    @property
+    def emitted(self) -> int:
+        """The inner rollout's: by then one particle is left."""
+        return self.members[0].state.emitted
+
+    @property
+    def finished(self) -> bool:
+        """True when the inner rollout is."""
+        return self.members[0].state.finished
+
+
+@dataclass(frozen=True)
+class LatSearch:
+    """The search over `num` particles; `levels` falling, None: in proportion to the paper's."""
+
+    inner: Rollout[Any]
+    reward: Reward
+    num: int = 6
+    levels: tuple[int, ...] | None = None
+    mode: Mode = "unique"
+    correlation: float = 0.1
+    temperature: float = 1.0
+    jitter: float = 0.0
+    memory: int = 16
+    clips = True  # all rows of a clip share a level
+
+    def __post_init__(self) -> None:
+        if self.num < 1:
+            raise ValueError(f"latsearch.particles must be at least 1, got {self.num}")
+        if self.mode not in MODES:
+            raise ValueError(f"latsearch.mode is unique, systematic or prune, got {self.mode!r}")
+        if not (0 < self.correlation <= 1 and self.temperature > 0 and 0 <= self.jitter <= 1):
+            raise ValueError("latsearch.correlation is above 0 and at most 1, temperature above 0, jitter in 0..1")
+        top = branch.leaf(self.inner).schedule.num_steps
+        marks = self.marks
+        if not marks or any(not 0 < mark < top for mark in marks) or list(marks) != sorted(set(marks), reverse=True):
+            given = ",".join(map(str, marks))
+            raise ValueError(f"latsearch.levels must fall from below {top} (the steps) to 1 at least, got {given}")
+
+    @property
+    def marks(self) -> tuple[int, ...]:
+        """The levels at which particles are scored, highest first."""
+        if self.levels is not None:
+            return self.levels
+        top = branch.leaf(self.inner).schedule.num_steps
+        return tuple(sorted({min(max(1, round(share * top)), max(top - 1, 1)) for share in SHARES}, reverse=True))
+
+    @property
+    def worst(self) -> LatSearch:
+        """The same with no particle dropped early: its cost bounds this one's."""
+        return replace(self, mode="keep")
+
+    @property
+    def exact(self) -> bool:
+        """Whether the cost does not depend on scores."""
+        return self.mode in ("greedy", "keep")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of a latent."""
+        return self.inner.shape
+
+    @property
+    def in_flight(self) -> int:
+        """Rows of one particle."""
+        return self.inner.in_flight
+
+    @property
+    def reach(self) -> int:
+        """The reward may read any row in flight."""
+        return self.in_flight
+
+    def init(self, seed: int, timeline: Timeline, context: Sequence[Tensor] = ()) -> Step[ParticleState]:
+        """One particle."""
+        state = yield from self.inner.init(seed, timeline, context)
+        return ParticleState((branch.first(self.reward, state, context, self.memory),), timeline)
+
+    def step(self, state: ParticleState) -> Step[tuple[ParticleState, Emission]]:
+        """Fork at the start of a clip, tick all particles in lockstep, score and thin them at the levels."""
+        members, book, opened = list(state.members), state.book, state.open
+        if self.num > 1 and not opened and self.inner.fresh(members[0].state):
+            parent, cost = branch.settled(self.reward, members[0])
+            members, book, opened = self._spawn(parent, state.tick), branch.gathered(book, cost), True
+        moves = yield from all_of([(self.inner.step, (member.state,)) for member in members])
+        emission = moves[0][1]
+        members = [branch.moved(m, *move, self.memory) for m, move in zip(members, moves, strict=True)]
+        if self.num == 1:
+            members = [replace(members[0], recent=())]  # nothing is ever judged
+        level = branch.leaf(self.inner).schedule.num_steps - members[0].age
+        if opened and level in self.marks:
+            members, cost = self._thinned(members, level, state)
+            book = branch.gathered(book, cost)
+        told, book = branch.joined(emission.start, [emission], book)
+        opened = opened and not emission.latents
+        return ParticleState(tuple(members), state.timeline, state.tick + 1, opened, book), told
+
+    def fresh(self, state: ParticleState) -> range:
+        """The inner rollout's undecided rows; none while a clip is under way."""
+        return range(0) if state.open else self.inner.fresh(state.members[0].state)
+
+    def fork(self, state: ParticleState, key: int, mix: Mix | None = None, which: str = "fresh") -> ParticleState:
+        """Other noise in every particle."""
+        if key == 0:
+            return state
+        members = [replace(m, state=self.inner.fork(m.state, key, mix, which)) for m in state.members]
+        return replace(state, members=tuple(members))
+
+    def view(self, state: ParticleState) -> View:
+        """The first particle's."""
+        return branch.look(self.inner, state.members[0], state.timeline)
+
+    def _spawn(self, parent: Member, tick: int) -> list[Member]:
+        rows = self.inner.fresh(parent.state)
+        members = []
+        for number in range(self.num):
+            key = branch.fork_key(self.inner, tick, number)
+            state = self.inner.fork(parent.state, key, lambda row, new: correlated(row.x, new, self.correlation))
+            origin = Origin(parent.name, number, "correlated" if number else "own", rows.start, rows.stop)
+            name = fold(parent.name, tick, number)
+            members.append(replace(parent, state=state, name=name, origin=origin, total=0.0))
+        return members
+
+    def _thinned(self, members: list[Member], level: int, state: ParticleState) -> tuple[list[Member], Info]:
+        scores, cost = branch.judged(self.reward, [branch.look(self.inner, m, state.timeline) for m in members])
+        shares = weights(scores, self.temperature)
+        members = [
+            replace(member, score=score, total=member.total + share)
+            for member, score, share in zip(members, scores, shares, strict=True)
+        ]
+        order = branch.ranked([member.total for member in members])
+        last = level == self.marks[-1]
+        draw = fold(members[0].name, state.tick, "resample")
+        kept = order[:1] if last else survivors(self.mode, shares, order, draw)
+        book = replace(branch.records(state.tick, members, scores, dict.fromkeys(kept)), ess=(effective(shares),))
+        return self._copied(members, kept, state.tick), branch.gathered(cost, book)
+
+    def _copied(self, members: list[Member], kept: Sequence[int], tick: int) -> list[Member]:
+        # the first of each goes on as it is; its copies get other noise to come, and a jitter if there is one
+        schedule, seen, out = branch.leaf(self.inner).schedule, set(), []
+        for number, place in enumerate(kept):
+            member = members[place]
+            if place in seen:
+                key = fold(tick, "copy", number)
+                mix = renoised(schedule, self.jitter) if self.jitter else None
+                origin = member.origin._replace(parent=member.name, number=number, proposal="copy")
+                member = replace(
+                    member,
+                    state=self.inner.fork(member.state, key, mix, "flight"),
+                    name=fold(member.name, tick, number),
+                    origin=origin,
+                )
+            seen.add(place)
+            out.append(member)
+        return out
+
+
+def weights(scores: Sequence[float], temperature: float) -> list[float]:
+    """A softmax of scores in units of their standard deviation, over `temperature`; equal scores weigh the same."""
+    values = np.asarray(scores, dtype=np.float64)
+    finite = values[np.isfinite(values)]
+    spread = float(finite.std()) if len(finite) else 0.0
+    if spread == 0:
+        return [1 / len(values)] * len(values)
+    powers = np.exp(np.where(np.isfinite(values), (values - finite.max()) / (spread * temperature), -math.inf))
+    return [float(share) for share in powers / powers.sum()]
+
+
+def effective(shares: Sequence[float]) -> float:
+    """Effective sample size, 1 / sum of squared weights."""
+    return 1 / sum(share**2 for share in shares)
+
+
+def survivors(mode: Mode, shares: Sequence[float], order: Sequence[int], key: int) -> list[int]:
+    """Places of the particles that go on, a place more than once for copies. `order`: best running total first."""
+    many = len(shares)
+    if mode == "keep":
+        return list(range(many))
+    if mode == "prune":
+        return list(order[: -(-many // 2)])
+    if mode == "greedy":
+        return [order[0]] * many
+    draw = np.random.Generator(np.random.Philox(key=key))
+    points = draw.random(many) if mode == "unique" else (draw.random() + np.arange(many)) / many
+    chosen = np.minimum(np.searchsorted(np.cumsum(shares), points, side="right"), many - 1)
+    return sorted(set(chosen.tolist())) if mode == "unique" else sorted(chosen.tolist())
+
+
+def renoised(schedule: NoiseSchedule, amount: float) -> Mix:
+    """A mix for rows in flight: part of the noise in x is replaced, the row's last estimate stays."""
+
+    def made(row: Row, fresh: Tensor) -> Tensor:
+        if not row.memory.x0s:  # no network has read it: pure noise
+            return correlated(row.x, fresh, amount)
+        alpha, sigma = schedule.alphas[row.level], schedule.sigmas[row.level]
+        x0 = row.memory.x0s[0].to(row.x)
+        noise = (row.x - alpha * x0) / sigma
+        return alpha * x0 + sigma * correlated(noise, fresh.to(row.x), amount)
+
+    return made
