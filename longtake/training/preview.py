@@ -14,8 +14,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
+from longtake.models.preview import FILE, Preview
 from longtake.training import cache, fold
 from longtake.training.export import write
 from longtake.training.loop import CACHE, Budget, Ema, Run, train
@@ -23,27 +24,6 @@ from longtake.training.optim import Optimizer
 from longtake.training.pocket import load_vae
 
 FOLDER = Path("longtake/models/weights/pocket")
-
-
-class Preview(nn.Sequential):
-    """Latents [N,z,h,w] (normalised) to pictures [N,3,8h,8w], about -1..1."""
-
-    def __init__(self, channels: int = 32, widths: tuple[int, ...] = (96, 48, 24)) -> None:
-        a, b, c = widths
-        super().__init__(
-            nn.Conv2d(channels, a, 3, padding=1), nn.SiLU(), nn.Conv2d(a, a, 3, padding=1), nn.SiLU(),
-            nn.Upsample(scale_factor=2), nn.Conv2d(a, b, 3, padding=1), nn.SiLU(),
-            nn.Upsample(scale_factor=2), nn.Conv2d(b, c, 3, padding=1), nn.SiLU(),
-            nn.Conv2d(c, 12, 3, padding=1), nn.PixelShuffle(2),
-        )  # fmt: skip
-        self.config = {"channels": channels, "widths": list(widths)}
-
-
-def load(folder: Path) -> Preview:
-    """The preview decoder of a pocket folder."""
-    net = Preview(**json.loads((folder / "longtake.json").read_text())["preview"])
-    net.load_state_dict({k: v.float() for k, v in load_file(folder / "preview.safetensors").items()})
-    return net.eval()
 
 
 @torch.no_grad()
@@ -76,7 +56,7 @@ def train_preview(minutes: float, out: Path = CACHE, folder: Path = FOLDER, num:
     train(run, loss, Budget(minutes), log_every=100)
     run.ema.copy_to(net)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.half().contiguous() for k, v in net.state_dict().items()}, folder / "preview.safetensors")
+    save_file({k: v.half().contiguous() for k, v in net.state_dict().items()}, folder / FILE)
     path = folder / "longtake.json"
     write(path, (json.loads(path.read_text()) if path.exists() else {}) | {"preview": net.config})
 
