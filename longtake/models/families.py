@@ -82,6 +82,7 @@ FAMILIES: dict[str, Family] = {
         ),
         Family("videocrafter2", "longtake.models.videocrafter", keys=("fps_condition", "scale", "solver")),
         Family("open-sora", "longtake.models.opensora"),
+        Family("open-sora-plan", "longtake.models.opensoraplan", per_row_levels="own"),
     )
 }
 COMMON_KEYS = (
