@@ -80,6 +80,17 @@ FAMILIES: dict[str, Family] = {
             "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
             keys=("guidance_2",),
         ),
+        Family(
+            "skyreels",
+            "longtake.models.skyreels",
+            (
+                "SkyReelsV2DiffusionForcingPipeline",
+                "SkyReelsV2DiffusionForcingImageToVideoPipeline",
+                "SkyReelsV2DiffusionForcingVideoToVideoPipeline",
+                "SkyReelsV2Pipeline",
+            ),
+            "Skywork/SkyReels-V2-DF-1.3B-540P-Diffusers",
+        ),
         Family("videocrafter2", "longtake.models.videocrafter", keys=("fps_condition", "scale", "solver")),
         Family("open-sora", "longtake.models.opensora"),
         Family("open-sora-plan", "longtake.models.opensoraplan", per_row_levels="own"),

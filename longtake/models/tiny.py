@@ -44,11 +44,11 @@ def tiny_wan(seed: int = 0, ti2v: bool = False, scheduler: str = "unipc", bounda
         torch.manual_seed(seed)
         vae = _vae(ti2v)
         transformer = _transformer(vae.config.z_dim)
-        encoder = _text_encoder()
+        encoder = text_encoder()
         low = None if boundary is None else _transformer(vae.config.z_dim)
     frozen(vae, transformer, encoder, low)
     return WanPipeline(
-        tokenizer=_tokenizer(),
+        tokenizer=tokenizer(),
         text_encoder=encoder,
         vae=vae,
         scheduler=tiny_scheduler(scheduler),
@@ -79,11 +79,11 @@ def tiny_wan_image(
                 image_dim=eye.config.hidden_size, added_kv_proj_dim=32, pos_embed_seq_len=2 * tokens if two else None
             )
         transformer = _transformer(z, 2 * z + 4, **extra)
-        encoder = _text_encoder()
+        encoder = text_encoder()
         low = None if boundary is None else _transformer(z, 2 * z + 4, **extra)
     frozen(vae, transformer, encoder, eye, low)
     return WanImageToVideoPipeline(
-        tokenizer=_tokenizer(),
+        tokenizer=tokenizer(),
         text_encoder=encoder,
         vae=vae,
         scheduler=tiny_scheduler(scheduler),
@@ -170,7 +170,8 @@ def audible(model: Any) -> Any:
     return model
 
 
-def _text_encoder() -> UMT5EncoderModel:
+def text_encoder() -> UMT5EncoderModel:
+    """A random UMT5 encoder of width 32 for the words of `tokenizer`."""
     config = UMT5Config(
         vocab_size=3 + len(WORDS) * 2,
         d_model=32,
@@ -189,7 +190,8 @@ def _text_encoder() -> UMT5EncoderModel:
     return UMT5EncoderModel(config)
 
 
-def _tokenizer() -> T5Tokenizer:
+def tokenizer() -> T5Tokenizer:
+    """A T5 tokenizer that knows `WORDS`."""
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -20.0)]
     pieces += [("▁" + word, -2.0) for word in WORDS] + [(word, -4.0) for word in WORDS]
     return T5Tokenizer(vocab=pieces, extra_ids=0)
