@@ -1,0 +1,188 @@
+"""`eval FILE|DIR...`: which videos are meant, their numbers, and how these are printed.
+
+A file is itself; a run's folder is its video, with the joins that its trace tells; any other folder is the videos and
+runs in it. One file or run gives an object of entries (see `metrics.measure`); a folder or several inputs give
+{"files": {path: entries}, "mean": entries}, whose entries also have min, max, range and std over the videos.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from longtake.errors import UsageError
+from longtake.output.directory import RunDir
+from longtake.output.trace import read_trace
+from longtake.output.video import probe
+
+SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif")
+FEW = 20
+"""Videos that are told and listed one by one."""
+
+Entries = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A video to measure: what it is called, its file, and the first frame after each join."""
+
+    name: str
+    path: Path
+    joins: tuple[int, ...] = ()
+
+
+def run_videos(inputs: Sequence[Path], as_json: bool) -> None:
+    """Measure videos and print the numbers. UsageError before anything is measured if an input is none."""
+    found = sources(inputs)
+    from longtake.metrics.look import Eyes
+
+    eyes = Eyes.at_hand()
+    _tell_encoders(eyes)
+    each = measured(found, eyes, alone=_is_one(inputs))
+    if _is_one(inputs):
+        entries = next(iter(each.values()))
+        print(json.dumps(entries) if as_json else one_table(entries), flush=True)
+    else:
+        result = {"files": each, "mean": mean(list(each.values()))}
+        print(json.dumps(result) if as_json else many_table(result), flush=True)
+
+
+def sources(inputs: Sequence[Path]) -> list[Source]:
+    """The videos that are meant, each once, in order. UsageError names the first input that is no video."""
+    found: dict[Path, Source] = {}
+    for given in inputs:
+        if not given.exists():
+            raise UsageError(f"there is no {given}; give video files, folders of videos, or run directories")
+        for source in _sources_of(given):
+            found.setdefault(source.path.resolve(), source)
+    return list(found.values())
+
+
+def measured(found: Sequence[Source], eyes: Any, alone: bool) -> dict[str, Entries]:
+    """The entries of every video. Of several, those that cannot be read are told on stderr and left out."""
+    from longtake.metrics.measure import measure
+
+    each: dict[str, Entries] = {}
+    for number, source in enumerate(found):
+        if len(found) > 1 and (len(found) <= FEW or number % (len(found) // FEW) == 0):
+            _say(f"{number + 1} of {len(found)}: {source.name}")
+        try:
+            each[source.name] = measure(source.path, eyes, source.joins)
+        except UsageError as error:
+            if alone:
+                raise
+            _say(f"left out: {error}")
+    if not each:
+        raise UsageError(f"none of the {len(found)} files is a video that can be read")
+    return each
+
+
+def mean(each: Sequence[Entries]) -> Entries:
+    """Entries over videos: VBench's means, n the number of videos that have the metric."""
+    from longtake.metrics.aggregates import spread
+    from longtake.metrics.vbench import mean_over_videos
+
+    found: Entries = {}
+    for name in dict.fromkeys(name for entries in each for name in entries):
+        having = [entries[name] for entries in each if name in entries]
+        values, counts = [entry["value"] for entry in having], [entry["n"] for entry in having]
+        found[name] = {
+            "value": mean_over_videos(name, values, counts),
+            "encoder": having[0]["encoder"],
+            "n": len(having),
+            **spread(values),
+        }
+        if name == "dynamic_degree":
+            found[name]["flow"] = sum(entry["flow"] for entry in having) / len(having)
+    return found
+
+
+def one_table(entries: Entries) -> str:
+    """The numbers of one video for people."""
+    from longtake.metrics.alarms import alarms
+
+    width = max(map(len, entries))
+    lines = [f"{'metric':<{width}}  {'value':>8}  {'n':>6}  encoder"]
+    for name, entry in entries.items():
+        lines.append(f"{name:<{width}}  {entry['value']:8.4f}  {entry['n']:6d}  {entry['encoder']}{_more(entry)}")
+    return "\n".join([*lines, *(f"! {said}" for said in alarms(entries).values())])
+
+
+def many_table(result: dict[str, Any]) -> str:
+    """The numbers of several videos for people: over all, and what stands out in each."""
+    from longtake.metrics.alarms import alarms
+
+    means, files = result["mean"], result["files"]
+    width = max(map(len, means))
+    lines = [f"{'metric':<{width}}  {'mean':>8}  {'min':>8}  {'max':>8}  {'std':>8}  {'n':>5}  encoder"]
+    for name, entry in means.items():
+        numbers = "  ".join(f"{entry[key]:8.4f}" for key in ("value", "min", "max", "std"))
+        lines.append(f"{name:<{width}}  {numbers}  {entry['n']:5d}  {entry['encoder']}")
+    told = [f"! {path}: {'; '.join(said.values())}" for path, entries in files.items() if (said := alarms(entries))]
+    rest = [f"! and {len(told) - FEW} more; --format json has them all"] if len(told) > FEW else []
+    return "\n".join([*lines, *told[:FEW], *rest])
+
+
+def _more(entry: dict[str, Any]) -> str:
+    said = []
+    if "flow" in entry:
+        said.append(f"flow {entry['flow']:.2f} px")
+    if "slope" in entry:
+        slope = entry["slope"]
+        said.append(f"{slope['value']:+.4f} a minute [{slope['low']:+.4f}, {slope['high']:+.4f}]")
+    return "".join(f"  {part}" for part in said)
+
+
+def _is_one(inputs: Sequence[Path]) -> bool:
+    return len(inputs) == 1 and (inputs[0].is_file() or RunDir(inputs[0]).manifest.is_file())
+
+
+def _sources_of(given: Path) -> list[Source]:
+    if given.is_file():
+        probe(given)
+        return [_source(given)]
+    if RunDir(given).manifest.is_file():
+        if not RunDir(given).video.is_file():
+            raise UsageError(f"{given} is a run without a video yet; go on with it: longtake resume {given}")
+        return [_source(RunDir(given).video, str(given))]
+    inside = []
+    for path in sorted(given.iterdir()):
+        if path.is_file() and path.suffix.lower() in SUFFIXES:
+            inside.append(_source(path))
+        elif path.is_dir() and RunDir(path).manifest.is_file() and RunDir(path).video.is_file():
+            inside.append(_source(RunDir(path).video, str(path)))
+    if not inside:
+        raise UsageError(f"{given} holds no video ({', '.join(SUFFIXES)}) and no run; give one that does")
+    return inside
+
+
+def _source(path: Path, name: str | None = None) -> Source:
+    run = RunDir(path.parent)
+    joins = _joins(run) if path.name == run.video.name and run.manifest.is_file() else ()
+    return Source(name or str(path), path, joins)
+
+
+def _joins(run: RunDir) -> tuple[int, ...]:
+    # Where emissions of several latents meet; one latent at a time is a queue, which has no joins
+    lines = read_trace(run.trace)
+    return tuple(
+        line["frames"][0]
+        for line in lines
+        if line["frames"][0] > 0 and len(line.get("latents", ())) == 2 and line["latents"][1] - line["latents"][0] > 1
+    )
+
+
+def _tell_encoders(eyes: Any) -> None:
+    missing, instead = eyes.missing(), eyes.stand_ins()
+    if instead:
+        _say("stand-ins for the published encoders: " + ", ".join(f"{name} by {by}" for name, by in instead.items()))
+    if missing:
+        _say(f"left out, no encoder on this machine: {', '.join(missing)} (see: longtake convert --help)")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
