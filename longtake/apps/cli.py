@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from longtake.apps import convert_command
+from longtake.apps import convert_command, eval_command, export_command, vote_command
 from longtake.apps.train import train
 from longtake.errors import UsageError
 
@@ -132,18 +132,6 @@ def methods(name: NameArgument = None, format_: Format = Output.text) -> None:
     list_methods(name, format_ is Output.json)
 
 
-@app.command("eval")
-def evaluate(
-    suite: Annotated[str, typer.Option(help="what to measure by: world")] = "world",
-    model: Annotated[str, typer.Option(help="a name, a folder or a hub id")] = "pocket",
-    format_: Format = Output.text,
-) -> None:
-    """Measure how well a model draws what captions of its world say."""
-    from longtake.apps.evaluate import run_suite
-
-    run_suite(suite, model, format_ is Output.json)
-
-
 @app.command()
 def bench(
     profile: Annotated[Profile, typer.Option(help="how thorough")] = Profile.quick, format_: Format = Output.text
@@ -154,7 +142,7 @@ def bench(
     run_bench(profile is Profile.full, format_ is Output.json)
 
 
-for command in (convert_command,):
+for command in (convert_command, eval_command, export_command, vote_command):
     command.register(app)
 
 
