@@ -1,4 +1,4 @@
-"""The command `eval`: measure a model, or (later) videos."""
+"""`eval --suite`: measure a model. Videos are measured by `videos`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from longtake.errors import UsageError
 
-JUDGE = Path(__file__).parent.parent / "models" / "weights" / "pocket-judge"
+JUDGE = Path(__file__).parent.parent / "models" / "weights" / "pocket-judge" / "measure"
 
 
 def run_suite(suite: str, model: str, as_json: bool) -> None:

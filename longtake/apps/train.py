@@ -61,14 +61,47 @@ def pocket(
     train_pocket(minutes, stage.value, device, cache, weights)
 
 
+class JudgeSet(StrEnum):
+    """One set to follow in a search, another to measure with."""
+
+    measure = "measure"
+    reward = "reward"
+
+
 @train.command()
 def judge(
     minutes: Minutes,
+    which: Annotated[JudgeSet, typer.Option("--set", help="which of the two independent judges")] = JudgeSet.measure,
     device: Device = "cpu",
     cache: Cache = CACHE,
-    seed: Annotated[int, typer.Option(help="another seed makes an independent judge")] = 0,
+    to: Annotated[Path | None, typer.Option(help="folder to write  [default: the one in this installation]")] = None,
 ) -> None:
-    """The classifiers of subject, place, time and motion that measure pocket."""
+    """The encoders and classifiers that measure pocket, and those that a search may follow."""
+    from longtake.metrics.judge import WEIGHTS
     from longtake.training.judge import train_judge
 
-    train_judge(minutes, device, cache, seed=seed)
+    train_judge(minutes, which.value, device, cache, to or WEIGHTS)
+
+
+@train.command()
+def preview(minutes: Minutes, cache: Cache = CACHE) -> None:
+    """The preview decoder of pocket: one small picture a latent."""
+    from longtake.training.preview import train_preview
+
+    train_preview(minutes, cache)
+
+
+@train.command()
+def progressive(
+    minutes: Minutes,
+    model: Annotated[str, typer.Option(help="a Wan model: a name, a folder or a hub id")] = "pocket",
+    clips: Annotated[Path | None, typer.Option(help="folder of name.mp4 and name.txt  [default: the cache]")] = None,
+    to: Annotated[Path | None, typer.Option(help="folder to write  [default: NAME-progressive]")] = None,
+    device: Device = "cpu",
+    cache: Cache = CACHE,
+    batch: Annotated[int, typer.Option(help="clips a step", min=1)] = 16,
+) -> None:
+    """Fine-tune a Wan model to rising noise levels (PA-VDM, Sec. 3.5), for the methods that work on queues."""
+    from longtake.training.progressive import train_progressive
+
+    train_progressive(minutes, model, clips, to, device, cache, batch)

@@ -1,7 +1,8 @@
 """`eval --suite world`: how well a model of pocket's world draws what held-out captions say.
 
 Clips are made as a user makes them (`plain`, the model's own defaults), one seed a caption. The judge's own accuracy on
-rendered truth, as it is and through the model's autoencoder, stands beside every number it gives.
+rendered truth, as it is and through the model's autoencoder, stands beside every number it gives. What visual quality,
+motion quality and text alignment are here stands in `world_quality`; what truth itself scores, in the ceiling.
 """
 
 from __future__ import annotations
@@ -18,16 +19,18 @@ from longtake.core.rollout import Timeline
 from longtake.core.solvers import Solver
 from longtake.core.stream import stream
 from longtake.metrics import judge as judging
+from longtake.metrics.world_quality import quality
 from longtake.rollouts.plain import Plain
 from longtake.world.captions import caption
 from longtake.world.grammar import Scene, scene
 from longtake.world.renderer import render
 
-NUM_CAPTIONS = 60
+NUM_CAPTIONS = 120
 NUM_CLIPS, NUM_STILLS, NUM_JUDGED = 16, 128, 96
 FRAMES = 45
 FIRST_TRUTH = 5000  # seeds of the scenes that the judge is tested on, apart from those that captions come from
 ASKED = ("subject", "place", "motion", "time")
+QUALITIES = ("visual_quality", "motion_quality", "text_alignment")
 
 Number = dict[str, float]
 Say = Callable[[str], None]
@@ -41,14 +44,18 @@ def evaluate(model: Any, judge: judging.Judge, num: int = NUM_CAPTIONS, say: Say
         "vae_psnr_stills": average(psnr(model, truth(range(NUM_STILLS), 1))),
     }
     scenes = [scene(seed, "heldout") for seed in range(num)]
-    said = []
+    said, good = [], []
     for number, wanted in enumerate(scenes):
         if number % 10 == 0:
             say(f"clips: {number} of {num}")
-        said.append(read(judge, draw(model, caption(wanted), seed=number)))
+        clip = draw(model, caption(wanted), seed=number)
+        said.append(read(judge, clip))
+        good.append(quality(judge, clip, wanted, seed=number))
     for key in ASKED:
         hits = [one[key] == getattr(wanted, key) for one, wanted in zip(said, scenes, strict=True)]
         numbers[f"{key}_accuracy"] = share(hits)
+    for key in QUALITIES:
+        numbers[key] = average([getattr(one, key) for one in good])
     say("the judge on rendered truth")
     return {**numbers, "judge": judge_accuracy(model, judge)}
 

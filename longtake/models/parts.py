@@ -18,7 +18,12 @@ from longtake.models.families import COMMON_KEYS, FAMILIES, LoadOptions, Source,
 
 T = TypeVar("T")
 
-NAMES: dict[str, Path | str | None] = {"pocket": Path(__file__).parent / "weights" / "pocket"}
+WEIGHTS = Path(__file__).parent / "weights"
+NAMES: dict[str, Path | str | None] = {
+    name: WEIGHTS / name
+    for name in ("pocket", "pocket-progressive")
+    if name == "pocket" or (WEIGHTS / name / "transformer").is_dir()
+}
 """Models that have names, by folder or hub id; the families' bare names come on top (`known`)."""
 
 DTYPES = {
