@@ -15,11 +15,18 @@ from longtake.core.stream import stream
 from longtake.models.analytic import GaussianVideo
 from longtake.rollouts.chunk import Chunk
 from longtake.rollouts.fifo import Fifo
+from longtake.rollouts.freenoise import FreeNoise
+from longtake.rollouts.miga import Miga
 from longtake.rollouts.plain import Plain
+from longtake.rollouts.progressive import Progressive
+from longtake.rollouts.replace import Replace
+from longtake.rollouts.rolling import Rolling
+from longtake.rollouts.windows import Windows
 from longtake.search.lookahead import Lookahead
 from longtake.search.population import Population
 
 SHAPE = (2, 3, 3)
+LENGTH = 21  # of the methods that make a fixed length
 WINDOW = 8  # below every queue here, so that windows couple rows and partitions matter
 SOLVERS = [
     Solver("euler"), Solver("ddim", 1.0), Solver("ddim", 0.5), Solver("euler_ancestral"),
@@ -46,7 +53,23 @@ def rollouts(solver: Solver = SOLVERS[0]) -> dict[str, Any]:
         "fifo after": Fifo(SHAPE, s, solver, WINDOW, side="after"),
         "fifo stride": Fifo(SHAPE, s, solver, WINDOW, stride=3, history=5),
         "fifo odd": Fifo(SHAPE, odd, solver, 7),
+        "progressive": Progressive(SHAPE, s, solver, 8),
+        "progressive chunked": Progressive(SHAPE, s, solver, 6, chunk=3, prefix=3),
+        "progressive wide": Progressive(SHAPE, grid(solver, 4), solver, 8, prefix=2),
+        "replace": Replace(SHAPE, s, solver, WINDOW, overlap=3),
+        "rolling": Rolling(SHAPE, s, solver, WINDOW, block=2, delay=3, overlap=2),
+        "miga": Miga(SHAPE, s, solver, WINDOW, zigzag=3, handover=4, anchors=2),
+        "miga before": Miga(SHAPE, s, solver, WINDOW, zigzag=2, handover=3, anchors=2, side="before"),
+        "miga all": Miga(SHAPE, s, solver, WINDOW, zigzag=4, handover=3, anchors=3, stride=3, rotate=True, refine=2),
+        "miga stage 2": Miga(SHAPE, s, solver, WINDOW, zigzag=2, handover=16, anchors=0),
+        "miga batch": Miga(SHAPE, s, solver, WINDOW, 3, 4, 2, stage2="batch", end=LENGTH),
+        "windows": Windows(SHAPE, s, solver, WINDOW, LENGTH, overlap=3),
+        "freenoise": FreeNoise(SHAPE, s, solver, WINDOW, LENGTH),
     }
+
+
+FIXED = {"plain": WINDOW, "miga batch": LENGTH, "windows": LENGTH, "freenoise": LENGTH}
+"""Methods that make so many latents and no more."""
 
 
 class Smooth:
@@ -105,7 +128,7 @@ def run(
 
 def wanted(name: str, many: int = 30) -> int:
     """A length that a case can make."""
-    return WINDOW if name == "plain" else many
+    return FIXED.get(name, many)
 
 
 def equal(left: list[Tensor], right: list[Tensor]) -> bool:

@@ -16,10 +16,12 @@ from longtake.search.lookahead import Lookahead
 from longtake.search.population import Population
 from longtake.testing.laws import check_rollout, resumed
 from tests import reference
-from tests.cases import SHAPE, SOLVERS, WINDOW, Smooth, equal, grid, oracle, rollouts, run, searches, wanted
+from tests.cases import FIXED, SHAPE, SOLVERS, WINDOW, Smooth, equal, grid, oracle, rollouts, run, searches, wanted
 
 CASES = list(rollouts())
-STREAMS = [name for name in CASES if name != "plain"]
+STREAMS = [name for name in CASES if name not in FIXED]
+# other steps than plain's, or more than one pass
+OTHER_STEPS = ("fifo replicate", "fifo odd", "progressive wide", "miga all")
 FIFOS = [name for name in CASES if name.startswith("fifo")]
 
 
@@ -53,7 +55,7 @@ def test_plain_is_one_chunk():
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=str)
-@pytest.mark.parametrize("name", [name for name in STREAMS if name not in ("fifo replicate", "fifo odd")])
+@pytest.mark.parametrize("name", [name for name in STREAMS if name not in OTHER_STEPS])
 def test_on_the_separable_oracle_every_method_is_plain(name: str, solver: Solver):
     """Rows do not see each other, so only a row's own baggage matters: it catches whatever is lost on the way."""
     got, _ = run(rollouts(solver)[name], WINDOW, rho=0.0)
@@ -64,7 +66,8 @@ def test_on_the_separable_oracle_every_method_is_plain(name: str, solver: Solver
 def test_methods_do_differ_on_the_coupled_oracle():
     got = {name: torch.stack(run(rollouts()[name], WINDOW)[0]) for name in CASES if name != "fifo odd"}
     names = [name for name in got if name != "plain"]
-    names.remove("chunk disjoint")  # the first chunk is the first chunk
+    for same in ("chunk disjoint", "replace", "miga batch"):  # the first chunk is the first chunk; batch = stream
+        names.remove(same)
     for left in names:
         for right in names:
             assert left == right or not torch.allclose(got[left], got[right], atol=1e-3), (left, right)
@@ -90,16 +93,16 @@ def test_saving_and_loading_after_every_tick_changes_nothing(name: str, tmp_path
     assert equal(got[:many], want)
 
 
-@pytest.mark.parametrize("name", STREAMS)
+@pytest.mark.parametrize("name", [name for name in STREAMS if name not in ("miga all", "miga stage 2")])
 def test_a_prompt_change_reaches_back_exactly_as_far_as_stated(name: str):
     """The new prompt has a mean of 1e30, so that float32 cannot hide the faintest influence."""
     rollout = rollouts()[name]
     cycle = getattr(rollout, "cycle", 1)
     observed = 0
     start = 2 * rollout.in_flight + 2  # past the start-up, where windows are smaller
+    many = start + 2 * cycle
+    before, _ = run(rollout, many, prompts="", mean_scale=1e30)
     for change in range(start, start + cycle):
-        many = change + 2 * cycle
-        before, _ = run(rollout, many, prompts="", mean_scale=1e30)
         after, _ = run(rollout, many, prompts={0: "", change: "b"}, mean_scale=1e30)
         differs = [i for i, (a, b) in enumerate(zip(before, after, strict=True)) if not torch.equal(a, b)]
         assert differs[0] >= change - rollout.reach
@@ -110,7 +113,7 @@ def test_a_prompt_change_reaches_back_exactly_as_far_as_stated(name: str):
 @pytest.mark.parametrize("name", [*STREAMS, *searches()])
 def test_what_was_released_before_a_row_entered_ignores_its_prompt(name: str):
     rollout = {**rollouts(), **searches()}[name]
-    change, released = 20, 0
+    change, released = 2 * rollout.in_flight + 6, 0
     engine = Engine(oracle(rollout), 4)
     state = engine.drive(rollout.init(7, Timeline.of("a")))
     for state, _ in stream(rollout, engine, state):
@@ -256,7 +259,7 @@ def test_a_dry_run_counts_what_a_run_costs(name: str):
     many = wanted(name, 20)
     _, engine = run(rollout, many)
     plan = forecast(rollout, many)
-    assert plan.exact == (name in CASES)
+    assert plan.exact or name not in CASES
     if plan.exact:
         assert (plan.nfe, plan.frame_nfe) == (engine.meter.nfe, engine.meter.frame_nfe)
     assert plan.peak_rows > 0 and plan.first_nfe > 0
@@ -284,11 +287,11 @@ def test_exact_ending_skips_calls_and_changes_nothing(name: str):
 def test_context_is_read_and_never_emitted(name: str):
     rollout = rollouts()[name]
     clip = [normal(SHAPE, 1, "clip", index) for index in range(4)]
-    many = WINDOW - 4 if name == "plain" else 12
+    many = WINDOW - 4 if name == "plain" else min(wanted(name), 12)
     with_clip, _ = run(rollout, many, context=clip)
     without, _ = run(rollout, many)
     assert len(with_clip) == many
-    if rollout.line.history or name in ("plain", "fifo replicate"):
+    if name not in ("chunk disjoint", "fifo disjoint", "miga stage 2"):
         assert not equal(with_clip, without)
 
 

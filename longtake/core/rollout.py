@@ -135,7 +135,7 @@ class Rollout(Protocol[S]):
     `finished`, true only for a method that cannot go on. A tick is the smallest resumable unit.
 
     `shape` is (C, H, W) of a latent; `in_flight` bounds the rows alive at once; `reach` is how many latents before
-    row j can change when row j's prompt or noise changes.
+    row j can change when row j's prompt changes.
     """
 
     @property

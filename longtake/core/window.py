@@ -68,14 +68,17 @@ def sweep(
     most = most if callable(anchors) else len(anchors)
     if grid.size - most < grid.stride:
         raise ValueError(f"{most} anchors leave {grid.size - most} of {grid.size} rows, below the stride {grid.stride}")
-    merged: dict[tuple[int, ...], list[int]] = {}
+    merged: list[tuple[tuple[int, ...], list[int]]] = []
     for block in _blocks(rows, grid.stride, offset):
         read = _read(block, grid, grid.size - most, limits)
         outside = tuple(anchors(read.start)) if callable(anchors) else tuple(a for a in anchors if a not in read)
         if len(outside) < most:
             read = _read(block, grid, grid.size - len(outside), limits)
-        merged.setdefault((*outside, *read), []).extend(block)
-    return [Window(read, tuple(write)) for read, write in merged.items()]
+        if merged and merged[-1][0] == (*outside, *read):
+            merged[-1][1].extend(block)
+        else:
+            merged.append(((*outside, *read), [*block]))
+    return [Window(read, tuple(write)) for read, write in merged]
 
 
 def _read(block: range, grid: Grid, size: int, limits: range) -> range:

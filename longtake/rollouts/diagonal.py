@@ -25,7 +25,6 @@ from longtake.core.solvers import Memory, Solver
 from longtake.core.step import Step, call_of, denoise, nothing
 from longtake.core.window import Grid, Window, sweep
 
-
 AnyState = TypeVar("AnyState", bound=Any)
 """A state with `queue`, `path`, `timeline` and `emitted`."""
 
