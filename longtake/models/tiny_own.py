@@ -12,10 +12,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, LattePipeline, LatteTransformer3DModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderKLTemporalDecoder,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    LattePipeline,
+    LatteTransformer3DModel,
+    StableVideoDiffusionPipeline,
+    UNetSpatioTemporalConditionModel,
+)
 from safetensors.torch import save_file
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 from longtake.models.latte_ucf_network import LatteConfig, LatteUCF
 from longtake.models.tiny import WORDS
@@ -141,6 +160,31 @@ def save_tiny_latte_ucf(folder: str | Path, seed: int = 0) -> Path:
     tiny_ddim().save_pretrained(folder / "scheduler")
     (folder / "longtake.json").write_text(json.dumps({"family": "latte-ucf", "steps": 6}) + "\n")
     return folder
+
+
+def tiny_svd(seed: int = 0) -> StableVideoDiffusionPipeline:
+    """A random `StableVideoDiffusionPipeline`: 4 frames, 8x in space, the published scheduler."""
+    unet = seeded(seed, lambda: UNetSpatioTemporalConditionModel(
+        in_channels=8, out_channels=4, block_out_channels=(32, 64), layers_per_block=1, num_attention_heads=(2, 4),
+        down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
+        up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"), cross_attention_dim=32,
+        addition_time_embed_dim=32, projection_class_embeddings_input_dim=96, num_frames=4, sample_size=8,
+    ))  # fmt: skip
+    vae = seeded(seed + 1, lambda: AutoencoderKLTemporalDecoder(
+        block_out_channels=(32, 32, 32, 32), down_block_types=("DownEncoderBlock2D",) * 4, layers_per_block=1,
+    ))  # fmt: skip
+    encoder = seeded(seed + 2, lambda: CLIPVisionModelWithProjection(CLIPVisionConfig(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=224,
+        patch_size=32, projection_dim=32,
+    )))  # fmt: skip
+    scheduler = EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", interpolation_type="linear",
+        prediction_type="v_prediction", sigma_max=700.0, sigma_min=0.002, steps_offset=1, timestep_spacing="leading",
+        timestep_type="continuous", use_karras_sigmas=True,
+    )  # fmt: skip
+    return StableVideoDiffusionPipeline(
+        vae=vae, image_encoder=encoder, unet=unet, scheduler=scheduler, feature_extractor=CLIPImageProcessorPil()
+    )
 
 
 def save_own(folder: Path, part: str, network: nn.Module, config: dict[str, Any]) -> None:
