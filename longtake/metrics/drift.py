@@ -31,7 +31,7 @@ POINT_SECONDS, COLOUR_SECONDS = 2.0, 0.5
 FEWEST_POINTS = 4
 MOST_POINTS = 400
 """Of a slope: of longer videos every point is longer."""
-RESAMPLES, PORTION = 2000, 200
+RESAMPLES, PORTION = 2000, 50
 SIDE = 32
 """Pixels a side of the picture that colours are averaged over."""
 

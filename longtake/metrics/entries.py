@@ -52,7 +52,9 @@ def _motion(look: Look, cuts: list[int]) -> dict[str, Entry]:
     motion, name = look.motion, "dynamic_degree"
     if motion is None or look.eyes.flow is None:
         return {}
-    series = by_frame(look.num_frames, {i: motion.means[i] for i in motion.pairs()}, cuts, before=look.interval)
+    series = by_frame(
+        look.num_frames, {motion.seconds[i]: motion.means[i] for i in motion.pairs()}, cuts, before=look.interval
+    )
     whole = entry(float(motion.moves() or False), look.eyes.flow.name, len(motion.pairs()))
     top = average([motion.tops[index] for index in motion.pairs()])
     whole |= {"flow": motion.mean(), "top_flow": top, "threshold": vbench.threshold(motion.side)}

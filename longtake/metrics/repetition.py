@@ -40,26 +40,27 @@ class Thumbnails:
             self._parts.append(torch.from_numpy(np.stack(small)).reshape(len(small), -1).half())
 
     def pictures(self) -> Float[Tensor, "T D"]:
-        """All of them, in float32."""
-        return torch.cat(self._parts).float() if self._parts else torch.zeros(0, SIDE * SIDE * 3)
+        """All of them, as half floats."""
+        return torch.cat(self._parts) if self._parts else torch.zeros(0, SIDE * SIDE * 3)
 
 
 def lag_distances(pictures: Float[Tensor, "T D"]) -> Float[Tensor, " L"]:
     """D(0) = 0, D(1), ..., D(T // 2) of pictures, by autocorrelation."""
     number = len(pictures)
     most = number // 2
-    data = pictures.double() - pictures.double().mean(0)  # what all share only costs digits
-    square = data.square().sum(1)
     size = 1 << (2 * number - 1).bit_length()
-    products = torch.zeros(most + 1, dtype=torch.float64)
-    for column in data.T:  # one at a time: memory does not grow with the number of columns
+    square, products = torch.zeros(number, dtype=torch.float64), torch.zeros(most + 1, dtype=torch.float64)
+    for index in range(pictures.shape[1]):  # one column at a time: memory does not grow with their number
+        column = pictures[:, index].double()
+        column -= column.mean()  # what all share only costs digits
+        square += column.square()
         spectrum = torch.fft.rfft(column, size)
         products += torch.fft.irfft(spectrum * spectrum.conj(), size)[: most + 1]
     total = square.cumsum(0)
     lags = torch.arange(most + 1)
     early = total[number - 1 - lags]  # of frames 0 .. T-1-d
     late = total[-1] - torch.where(lags > 0, total[(lags - 1).clamp(min=0)], 0.0)
-    counts = (number - lags) * data.shape[1]
+    counts = (number - lags) * pictures.shape[1]
     return ((early + late - 2 * products).clamp(min=0) / counts).sqrt()
 
 

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import sys
 from array import array
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Sequence
 
@@ -131,7 +132,7 @@ class Smoothness:
 
 
 class Motion:
-    """Flow from every sampled frame to the next. `tops`, `means`: by index of the second frame of a pair.
+    """Flow from every sampled frame to the next. `seconds`: the second frames of the pairs, `tops`, `means` of each.
 
     grids: which frames are sampled, ranges of step `interval`; frames in none of them are not looked at. By default
     every `interval`-th from the first. Pictures whose shorter side is over `most_side` are made smaller to that for the
@@ -143,8 +144,7 @@ class Motion:
     ) -> None:
         self.flow, self.interval, self.most_side = flow, interval, most_side
         self.grids = [range(0, sys.maxsize, interval)] if grids is None else list(grids)
-        self.tops: dict[int, float] = {}
-        self.means: dict[int, float] = {}
+        self.seconds, self.tops, self.means = array("q"), array("d"), array("d")
         self.side = 0
         self._count = 0
         self._kept: deque[Tensor | None] = deque(maxlen=interval)
@@ -162,15 +162,18 @@ class Motion:
                 first = self._kept[0]
                 assert first is not None
                 magnitude = factor * self.flow(first[None], frame[None])[0].double().square().sum(0).sqrt()
-                self.tops[index], self.means[index] = strongest(magnitude), float(magnitude.mean())
+                self.seconds.append(index)
+                self.tops.append(strongest(magnitude))
+                self.means.append(float(magnitude.mean()))
             wanted = any(index in grid for grid in self.grids)
             self._kept.append(frame.clone() if wanted else None)
             self._count += 1
 
     def pairs(self, grid: range | None = None) -> list[int]:
-        """The second frames of the pairs of a grid (the first grid if none is given), as far as they were seen."""
+        """Which pairs are a grid's (the first grid's if none is given), as far as they were seen: indices of `tops`."""
         grid = grid or self.grids[0]
-        return [index for index in self.tops if index in grid and index - self.interval >= grid.start]
+        low, high = (bisect_left(self.seconds, edge) for edge in (grid.start + self.interval, grid.stop))
+        return [index for index in range(low, high) if self.seconds[index] in grid]
 
     def moves(self, grid: range | None = None) -> bool | None:
         """VBench's dynamic degree over a grid; None of fewer than two sampled frames."""
