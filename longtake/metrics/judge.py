@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -218,6 +219,11 @@ def encoder(which: str, role: str) -> Encoder:
     if which not in SETS or role not in ("subject", "place"):
         raise ValueError(f"no encoder {which}/{role}; sets: {', '.join(SETS)}; roles: subject, place")
     return Encoder(load(WEIGHTS / which), role, f"pocket-judge/{which}/{role}")
+
+
+def label(which: str = "measure") -> str:
+    """What tables call a set: its name and eight digits that change with its weights."""
+    return f"{which}-{sha256((WEIGHTS / which / 'judge.safetensors').read_bytes()).hexdigest()[:8]}"
 
 
 @lru_cache(maxsize=4)
