@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,8 +26,6 @@ from longtake.world.captions import caption
 from longtake.world.grammar import Scene, scene
 from longtake.world.renderer import render
 
-NUM_CAPTIONS = 120
-NUM_CLIPS, NUM_STILLS, NUM_JUDGED = 16, 128, 96
 FRAMES = 45
 FIRST_TRUTH = 5000  # seeds of the scenes that the judge is tested on, apart from those that captions come from
 ASKED = ("subject", "place", "motion", "time")
@@ -36,18 +35,28 @@ Number = dict[str, float]
 Say = Callable[[str], None]
 
 
-def evaluate(model: Any, judge: judging.Judge, num: int = NUM_CAPTIONS, say: Say = print) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Size:
+    """How many captions are drawn, clips and stills go through the autoencoder, and clips test the judge."""
+
+    captions: int = 120
+    clips: int = 16
+    stills: int = 128
+    judged: int = 96
+
+
+def evaluate(model: Any, judge: judging.Judge, size: Size = Size(), say: Say = print) -> dict[str, Any]:
     """The suite's numbers with 95 % intervals; `say` is told what is being done."""
-    say(f"autoencoder: {NUM_CLIPS} held-out clips, {NUM_STILLS} stills")
+    say(f"autoencoder: {size.clips} held-out clips, {size.stills} stills")
     numbers: dict[str, Any] = {
-        "vae_psnr": average(psnr(model, truth(range(NUM_CLIPS), FRAMES))),
-        "vae_psnr_stills": average(psnr(model, truth(range(NUM_STILLS), 1))),
+        "vae_psnr": average(psnr(model, truth(range(size.clips), FRAMES))),
+        "vae_psnr_stills": average(psnr(model, truth(range(size.stills), 1))),
     }
-    scenes = [scene(seed, "heldout") for seed in range(num)]
+    scenes = [scene(seed, "heldout") for seed in range(size.captions)]
     said, good = [], []
     for number, wanted in enumerate(scenes):
         if number % 10 == 0:
-            say(f"clips: {number} of {num}")
+            say(f"clips: {number} of {size.captions}")
         clip = draw(model, caption(wanted), seed=number)
         said.append(read(judge, clip))
         good.append(quality(judge, clip, wanted, seed=number))
@@ -57,7 +66,7 @@ def evaluate(model: Any, judge: judging.Judge, num: int = NUM_CAPTIONS, say: Say
     for key in QUALITIES:
         numbers[key] = average([getattr(one, key) for one in good])
     say("the judge on rendered truth")
-    return {**numbers, "judge": judge_accuracy(model, judge)}
+    return {**numbers, "judge": judge_accuracy(model, judge, size.judged)}
 
 
 def draw(model: Any, prompt: str, seed: int) -> Tensor:
@@ -100,10 +109,10 @@ def read(judge: judging.Judge, clip: Tensor) -> dict[str, str]:
     return {key: judging.CLASSES[key][int(said[key][0])] for key in ASKED}
 
 
-def judge_accuracy(model: Any, judge: judging.Judge) -> dict[str, Number]:
+def judge_accuracy(model: Any, judge: judging.Judge, num: int) -> dict[str, Number]:
     """What the judge gets right on held-out truth, as rendered and through the autoencoder."""
     hits: dict[str, list[bool]] = {f"{kind}_{key}": [] for kind in ("truth", "through_vae") for key in ASKED}
-    for seed in range(FIRST_TRUTH, FIRST_TRUTH + NUM_JUDGED):
+    for seed in range(FIRST_TRUTH, FIRST_TRUTH + num):
         wanted = scene(seed, "heldout")
         clip = clip_of(wanted, FRAMES)
         for kind, shown in (("truth", clip), ("through_vae", recoded(model, clip))):
