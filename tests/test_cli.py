@@ -34,7 +34,9 @@ FLAGS = {
     "methods": "--format --help",
     "bench": "--profile --format --help",
     "convert": "--out --help",
-    "eval": "--suite --model --format --help",
+    "vote": "--out --question --count --format --help",
+    "export-vbench": "--out --suite --help",
+    "eval": "--suite --model --report --format --help",
 }
 
 

@@ -35,20 +35,43 @@ class Source:
     joins: tuple[int, ...] = ()
 
 
-def run_videos(inputs: Sequence[Path], as_json: bool) -> None:
-    """Measure videos and print the numbers. UsageError before anything is measured if an input is none."""
+def run_videos(inputs: Sequence[Path], as_json: bool, report: Path | None = None) -> None:
+    """Measure videos, print the numbers and write the report, if one is wanted. UsageError before anything is measured
+    if an input is none."""
     found = sources(inputs)
     from longtake.metrics.look import Eyes
 
     eyes = Eyes.at_hand()
     _tell_encoders(eyes)
     each = measured(found, eyes, alone=_is_one(inputs))
+    if report:
+        _report(report, found, each)
     if _is_one(inputs):
         entries = next(iter(each.values()))
         print(json.dumps(entries) if as_json else one_table(entries), flush=True)
     else:
         result = {"files": each, "mean": mean(list(each.values()))}
         print(json.dumps(result) if as_json else many_table(result), flush=True)
+
+
+def _report(out: Path, found: Sequence[Source], each: dict[str, Entries]) -> None:
+    from longtake.metrics.report import Measured, write_report
+
+    shown = [
+        Measured(source.name, source.path, each[source.name], _told(source)) for source in found if source.name in each
+    ]
+    write_report(out, shown, mean(list(each.values())) if len(shown) > 1 else None)
+    _say(f"report: {out}")
+
+
+def _told(source: Source) -> dict[str, Any]:
+    # What a run says of itself; of other files nothing is known
+    run = RunDir(source.path.parent)
+    if source.path.name != run.video.name or not run.manifest.is_file():
+        return {}
+    settings = run.settings()
+    return {name: settings.get(key) for name, key in
+            (("prompt", "prompt"), ("model", "model_name"), ("method", "method"), ("seed", "seed"))}  # fmt: skip
 
 
 def sources(inputs: Sequence[Path]) -> list[Source]:

@@ -1,8 +1,9 @@
 """Files and data inside a page: what makes an HTML file whole by itself.
 
-A page is a template in `pages/` with two marks: DATA becomes a JSON value, and nothing in it can end the script element
-that it stands in; TITLE becomes text. Videos that a browser plays are taken as they are; others, and those above 24 MB,
-are encoded once more (H.264, at most 480 pixels on the longer side), frame by frame.
+A page is a template in `pages/` with marks: DATA becomes a JSON value, and nothing in it can end the script element
+that it stands in; TITLE becomes text; BODY is HTML that its caller has escaped. Videos that a browser plays are taken
+as they are; others, and those above 24 MB, are encoded once more (H.264, at most 480 pixels on the longer side), frame
+by frame.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import base64
 import html
 import json
 import os
+import re
 import tempfile
 from io import BytesIO
 from pathlib import Path
@@ -28,12 +30,13 @@ LARGEST, LONGER_SIDE = 24 << 20, 480
 PLAYED = {"h264": ("yuv420p", "yuvj420p")}
 
 
-def page(template: str, title: str, data: Any) -> str:
-    """A template with its data."""
+def page(template: str, title: str, data: Any = None, body: str = "") -> str:
+    """A template with its data and body."""
     # "<" could begin "</script>" or "<!--"; in JSON it may always be written as an escape
     text = json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c").replace("\u2028", "\\u2028")
+    marks = {"__TITLE__": html.escape(title), "__DATA__": text.replace("\u2029", "\\u2029"), "__BODY__": body}
     source = (PAGES / template).read_text(encoding="utf-8")
-    return source.replace("__TITLE__", html.escape(title)).replace("__DATA__", text.replace("\u2029", "\\u2029"))
+    return re.sub("|".join(marks), lambda mark: marks[mark[0]], source)  # at once: what is put in has no marks
 
 
 def write_page(path: Path, text: str) -> None:
