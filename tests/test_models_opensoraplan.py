@@ -18,9 +18,9 @@ from longtake.core.noise import normal, root
 from longtake.core.solvers import Memory, Solver
 from longtake.errors import UsageError
 from longtake.models.load import load
+from longtake.models.opensora_rows import leading
 from longtake.models.opensoraplan import NEGATIVE, TEMPLATE, schedule_of
 from longtake.models.opensoraplan_dit import PlanConfig, PlanTransformer, rotations, scopes, turned
-from longtake.models.opensoraplan_given import leading
 from longtake.models.opensoraplan_tiny import VAE, plan_sizes, save_tiny_open_sora_plan
 from longtake.models.opensoraplan_vae import WFVAE
 from longtake.models.opensoraplan_wavelets import Haar2D, Haar3D, InverseHaar2D, InverseHaar3D
@@ -207,7 +207,7 @@ def test_given_rows_become_a_black_video_with_them_in_place(pictures, monkeypatc
     assert relative(given[0, :, :4], latents(black)) < 1e-5
     assert torch.equal(given[0, :, 4:], torch.tensor([0.0, 0, 1, 1])[:, None, None, None].expand(4, 4, 4, 6))
     assert times[0].tolist() == [schedule.times[level] for level in (5, 5, 5, 3)]
-    eps = normal(x.shape[2:], root(0), "given", 1)
+    eps = normal(x.shape[2:], root(0), "known row", 1)
     assert torch.allclose(shown[0, 1], schedule.alphas[5] * x[0, 1] + schedule.sigmas[5] * eps, atol=1e-6)
     assert torch.equal(shown[0, 2:], x[0, 2:])
     count = len(made)

@@ -116,6 +116,9 @@ FAMILIES: dict[str, Family] = {
         ),
         Family("open-sora", "longtake.models.opensora"),
         Family("open-sora-plan", "longtake.models.opensoraplan", per_row_levels="own"),
+        Family(
+            "consisti2v", "longtake.models.consisti2v", keys=("frame_stride", "guidance_image"), per_row_levels="own"
+        ),
     )
 }
 COMMON_KEYS = (

@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from longtake.core.model import Blend, Capabilities, Cond, embedded
+from longtake.core.noise import normal, root
 from longtake.core.schedule import NoiseSchedule
 from longtake.errors import UsageError
 from longtake.models import folder as folders
@@ -130,11 +131,24 @@ class RowDenoiser:
         # the windows of a run share few prompts: keep the last batch on the device
         if self._last is None or self._last[0] != cond:
             rows = [self.texts.wanted(one) for one in cond]
-            if self.cost == 2:
+            if self.cost > 1:
                 rows += [self.texts.unwanted(one) for one in cond]
             text, mask = padded(rows)
             self._last = cond, (text.to(self.device, self._weight.dtype), mask.to(self.device))
         return self._last[1]
+
+
+def leading(levels: Sequence[int]) -> int:
+    """How many rows at the front are at level 0."""
+    return next((place for place, level in enumerate(levels) if level), len(levels))
+
+
+def as_noisy(
+    x: Float[Tensor, "K C H W"], level: int, schedule: NoiseSchedule, start: int = 0
+) -> Float[Tensor, "K C H W"]:
+    """Known latents at places `start`.. of a window noised to `level`, with noise that depends on the place alone."""
+    eps = torch.stack([normal(x.shape[1:], root(0), "known row", start + place) for place in range(len(x))])
+    return schedule.alphas[level] * x + schedule.sigmas[level] * eps.to(x)
 
 
 def coefficients(schedule: NoiseSchedule, prediction: Prediction) -> tuple[Tensor, Tensor]:

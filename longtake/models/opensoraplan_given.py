@@ -18,9 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from longtake.core.noise import normal, root
 from longtake.core.schedule import NoiseSchedule
-from longtake.models.opensora_rows import Inputs
+from longtake.models.opensora_rows import Inputs, as_noisy, leading
 from longtake.models.opensoraplan_codec import PlanCodec
 from longtake.models.parts import Remembered
 
@@ -54,9 +53,9 @@ class GivenFrames:
         if not 0 < count < len(levels):
             return x, times
         level = levels[count]
-        eps = torch.stack([normal(x.shape[1:], root(0), "given", place) for place in range(count)]).to(x)
-        noisy = self.schedule.alphas[level] * x[:count] + self.schedule.sigmas[level] * eps
-        return torch.cat([noisy, x[count:]]), torch.cat([times[count].expand(count), times[count:]])
+        return torch.cat([as_noisy(x[:count], level, self.schedule), x[count:]]), torch.cat(
+            [times[count].expand(count), times[count:]]
+        )
 
     def _condition(self, x: Float[Tensor, "F C H W"], count: int) -> Float[Tensor, "F G H W"]:
         rows = len(x)
@@ -72,8 +71,3 @@ class GivenFrames:
         if len(known):
             black[: 4 * len(known) - 3] = self.codec.pixels(known)
         return self.codec.latents(black)
-
-
-def leading(levels: list[int]) -> int:
-    """How many rows at the front are at level 0."""
-    return next((place for place, level in enumerate(levels) if level), len(levels))
