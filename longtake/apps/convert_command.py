@@ -53,6 +53,10 @@ KINDS: dict[str, Kind] = {
     name: Kind("longtake.apps.convert_command:encode", "a file of weights or the package with it", encoder=True)
     for name in ENCODERS
 }
+KINDS |= {
+    "videocrafter2": Kind("longtake.models.videocrafter_convert:convert", "VideoCrafter2's model.ckpt"),
+    "latte-ucf": Kind("longtake.models.latte_ucf_convert:convert", "Latte's ucf101.pt"),
+}
 """What `convert` knows. A kind of checkpoint is one row: module and function, loaded when asked for."""
 
 
@@ -138,7 +142,7 @@ def _unpickled(path: Path) -> dict[str, Any]:
             f"{path} holds no plain tensors (a program, other objects, or a damaged file), and nothing else is read; "
             "give the same weights as a state dict or as safetensors"
         ) from error
-    for key in ("state_dict", "model", "module", "params"):
+    for key in ("ema", "state_dict", "model", "module", "params"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     tensors = (
