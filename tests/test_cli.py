@@ -30,6 +30,9 @@ FLAGS = {
     "generate": "--model --method --solver --preset --frames --seconds --steps --guidance --size --fps --seed --image "
     "--video --negative-prompt --out --set --device --dtype --dry-run --format -v -q --help",
     "resume": "--format -v -q --help",
+    "extend": "--frames --format -v -q --help",
+    "reroll": "--from --seed --prompt --method --search --format -v -q --help",
+    "takes": "--num --seconds --use --format -v -q --help",
     "models": "--format --help",
     "methods": "--format --help",
     "bench": "--profile --format --help",

@@ -17,7 +17,15 @@ from typing import Annotated, Any
 
 import typer
 
-from longtake.apps import convert_command, eval_command, export_command, vote_command
+from longtake.apps import (
+    convert_command,
+    eval_command,
+    export_command,
+    extend_command,
+    reroll_command,
+    takes_command,
+    vote_command,
+)  # fmt: skip
 from longtake.apps.train import train
 from longtake.errors import UsageError
 
@@ -142,7 +150,9 @@ def bench(
     run_bench(profile is Profile.full, format_ is Output.json)
 
 
-for command in (convert_command, eval_command, export_command, vote_command):
+for command in (
+    convert_command, eval_command, export_command, extend_command, reroll_command, takes_command, vote_command,
+):  # fmt: skip
     command.register(app)
 
 

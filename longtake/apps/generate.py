@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from longtake.apps import session as sessions
 from longtake.apps import speed
 from longtake.apps.planning import dry_run as forecast_run
@@ -18,6 +20,7 @@ from longtake.apps.settings import Request, Settings, screen
 from longtake.apps.tables import Facts
 from longtake.errors import UsageError
 from longtake.output.directory import RunDir, plan_directory
+from longtake.output.disk import DiskFullError
 
 MIN_MEASURED = 1.0  # seconds of work before a speed is worth keeping
 
@@ -34,6 +37,10 @@ class Console:
         """A line on stderr."""
         if not self.quiet:
             print(text, file=sys.stderr, flush=True)
+
+    def warn(self, text: str) -> None:
+        """A line on stderr that is said even if little is."""
+        print(f"longtake: {text}", file=sys.stderr, flush=True)
 
     def result(self, value: Any, text: str) -> None:
         """The result on stdout."""
@@ -115,6 +122,12 @@ def run_resume(path: Path, console: Console) -> None:
 
 def play(session: Session, folder: RunDir, console: Console) -> None:
     """Run to the end or the interruption and print the result. KeyboardInterrupt passes through."""
+    value = perform(session, folder, console)
+    console.result(value, value.video)
+
+
+def perform(session: Session, folder: RunDir, console: Console) -> sessions.Result:
+    """`play` without the last word. A run that is interrupted, or finds the disk full, prints its result too."""
     console.note(f"writing {folder.video}")
     settings, runner, rate = session.settings, None, 0.0
     try:
@@ -122,14 +135,19 @@ def play(session: Session, folder: RunDir, console: Console) -> None:
             for item in shown(progress, console.quiet):
                 rate = item.nfe_per_second
         _remember_speed(session, rate)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, DiskFullError) as stop:
         value = sessions.result(settings, folder, runner)
-        console.note(f"interrupted after {value.frames} frames; go on with: longtake resume {folder.path}")
+        if isinstance(stop, DiskFullError):
+            console.warn(f"{stop}; then go on with: longtake resume {folder.path}")
+        else:
+            console.note(f"interrupted after {value.frames} frames; go on with: longtake resume {folder.path}")
         console.result(value, value.video)
+        if isinstance(stop, DiskFullError):
+            raise typer.Exit(1) from stop
         raise
     value = sessions.result(settings, folder, runner)
     console.note(f"{value.frames} frames, {value.frames / value.fps:.1f} s, in {clock(value.seconds)}, {value.nfe} NFE")
-    console.result(value, value.video)
+    return value
 
 
 def _remember_speed(session: Session, nfe_per_second: float) -> None:

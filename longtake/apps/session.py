@@ -26,9 +26,11 @@ from longtake.core.solvers import Solver
 from longtake.errors import UsageError
 from longtake.output import checkpoint
 from longtake.output.directory import RunDir, make_directory, plan_directory
-from longtake.output.job import Job, Progress, film
+from longtake.output.job import Job, Position, Progress, film
 from longtake.output.run import Runner
 from longtake.output.sound import store_sound
+from longtake.output.takes import JOURNAL, settle
+from longtake.output.turns import directed, shifted
 from longtake.output.video import Format, last_frames
 
 
@@ -183,6 +185,21 @@ def running(session: Session, folder: RunDir) -> Iterator[tuple[Runner, Iterator
             yield runner, progress
 
 
+def restarted(session: Session, position: Position, key: int) -> Position:
+    """A position from which this session's method begins anew, behind the latents that another had released."""
+    job, meter = session.job, session.job.engine.meter
+    count = context_latents(session.settings, job.engine.denoiser.can.window)
+    timeline = shifted(directed(job.timeline, job.turns), position.released)
+    before = meter.nfe, meter.frame_nfe
+    context = position.past[max(len(position.past) - count, 0) :]
+    state = job.engine.drive(job.rollout.init(key, timeline, context))
+    nfe, frame_nfe = meter.nfe - before[0], meter.frame_nfe - before[1]
+    return replace(
+        position, state=state, offset=position.released, turns=len(job.turns), pruned_for=None, nfe=position.nfe + nfe,
+        frame_nfe=position.frame_nfe + frame_nfe, owed_nfe=nfe, owed_frame_nfe=frame_nfe,
+    )  # fmt: skip
+
+
 def result(settings: Settings, folder: RunDir, runner: Runner | None = None) -> Result:
     """The result of a run that has ended or was interrupted."""
     at: dict[str, Any] = folder.finished or {}
@@ -207,6 +224,9 @@ def result(settings: Settings, folder: RunDir, runner: Runner | None = None) -> 
 
 def reopen(folder: RunDir) -> tuple[Settings, bool]:
     """(settings of a run, whether it is finished). UsageError if it is no run."""
+    if (folder.path / JOURNAL).exists():
+        with folder.locked():
+            settle(folder)
     settings = Settings.from_json(folder.settings())
     return settings, folder.finished is not None
 

@@ -34,6 +34,10 @@ class Snapshots:
         found = (re.fullmatch(r"(\d{1,15})\.json", path.name) for path in self.folder.iterdir())
         return sorted(int(match.group(1)) for match in found if match)
 
+    def keep(self, position: Any) -> None:
+        """Keep a position whatever its time."""
+        self._save(position)
+
     def begin(self, position: Any) -> None:
         """Set out from a position: snapshots behind it are of another future and go, and the first is kept."""
         for frames in self.frames:
@@ -52,6 +56,10 @@ class Snapshots:
     def load(self, frames: int, device: Any = None) -> Any:
         """The position saved at this number of frames."""
         return checkpoint.load(self.folder, _name(frames), device)
+
+    def name(self, frames: int) -> str:
+        """The name of the checkpoint with this number of frames."""
+        return _name(frames)
 
     def _save(self, position: Any) -> None:
         self.folder.mkdir(exist_ok=True)

@@ -44,7 +44,7 @@ class Trace:
             )
         with open(path, "r+b") as file:
             file.seek(size)
-            self.expected = {tuple(line["frames"]): line["sha256"] for line in _parsed(file.read())}
+            self.expected = {tuple(line["frames"]): line["sha256"] for line in parsed(file.read())}
             file.truncate(size)
 
     def add(self, line: dict[str, Any]) -> bool:
@@ -88,10 +88,11 @@ def plain(value: Any) -> Any:
 
 def read_trace(path: Path) -> list[dict[str, Any]]:
     """All whole lines of a trace."""
-    return _parsed(path.read_bytes()) if path.exists() else []
+    return parsed(path.read_bytes()) if path.exists() else []
 
 
-def _parsed(data: bytes) -> list[dict[str, Any]]:
+def parsed(data: bytes) -> list[dict[str, Any]]:
+    """The whole lines in a piece of a trace; what is none is left out."""
     # A line cut off by a kill has no newline and does not count
     lines = []
     for raw in data.split(b"\n")[:-1]:

@@ -1,0 +1,143 @@
+"""A run as its files tell it, and its moments: what is seen when, and the way back to an earlier state."""
+
+from __future__ import annotations
+
+import re
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from longtake.apps import session as sessions
+from longtake.apps.lookup import look_up
+from longtake.apps.settings import Request, Settings
+from longtake.apps.tables import Facts
+from longtake.core.engine import Engine
+from longtake.core.plan import Ghost, emptied
+from longtake.core.rollout import Timeline
+from longtake.errors import UsageError
+from longtake.output import checkpoint
+from longtake.output.directory import RunDir
+from longtake.output.job import Job, Position
+from longtake.output.resuming import trusted
+from longtake.output.run import Runner
+from longtake.output.snapshots import Snapshots
+from longtake.output.takes import copied_state, copied_until, linked_snapshots
+from longtake.output.trace import read_trace
+from longtake.output.turns import ruled_from
+
+FAR = 1000
+"""Latents after which a method is known to repeat itself."""
+
+
+@dataclass(frozen=True)
+class Story:
+    """A run that exists, as its files tell it. `frames` and `latents` are those of its film so far."""
+
+    folder: RunDir
+    settings: Settings
+    facts: Facts
+    frames: int
+    latents: int
+    finished: bool
+
+    def second(self, latent: int) -> float:
+        """The moment of the film at which a latent is first seen."""
+        known = [(0, 0)] + [(line["latents"][1], line["frames"][1]) for line in read_trace(self.folder.trace)]
+        at, frame = max((item for item in known if item[0] <= latent), key=lambda item: item[0])
+        return (frame + (latent - at) * self.facts.compression) / float(self.settings.rate)
+
+
+def story(path: Path) -> Story:
+    """A run by its folder. UsageError if there is none, or nothing of it is made yet."""
+    folder = RunDir(path)
+    settings, finished = sessions.reopen(folder)
+    request = Request(settings.prompt, settings.model, size=(settings.width, settings.height),
+                      guidance=settings.guidance)  # fmt: skip
+    facts = look_up(request)
+    end, lines = folder.finished, read_trace(folder.trace)
+    if not lines:
+        raise UsageError(f"{path} has no frame yet; begin with: longtake resume {path}")
+    latents, frames = lines[-1]["latents"][1], lines[-1]["frames"][1]
+    if end is not None:
+        latents, frames = min(end["latents"], latents), min(end["frames"], frames)
+    elif settings.frames is not None:
+        frames = min(frames, settings.frames)
+    return Story(folder, settings, facts, frames, latents, finished)
+
+
+def branching(told: Story, moment: str) -> tuple[int, int]:
+    """(latents, frames) that stay when a run is left at a moment: what was released together stays together."""
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*(s|f)?", moment.strip())
+    if not match:
+        raise UsageError(f"--from {moment} is no moment; give seconds, such as 12s, or frames, such as 96f")
+    number = float(match.group(1))
+    frame = number if match.group(2) == "f" else number * float(told.settings.rate)
+    if frame >= told.frames:
+        length = told.frames / float(told.settings.rate)
+        raise UsageError(f"--from {moment} is not before the end; the video has {length:.1f} s ({told.frames} frames)")
+    kept = [line for line in read_trace(told.folder.trace) if line["frames"][1] <= frame + 1e-6]
+    return (kept[-1]["latents"][1], kept[-1]["frames"][1]) if kept else (0, 0)
+
+
+def seen(told: Story, rollout: Any, latent: int, until: int | None = None) -> str:
+    """From which second a prompt given at a latent is seen: where it begins to act, and where it rules."""
+    acts, rules = heard(rollout, latent)
+    at = f"the new prompt is seen from {told.second(acts):.1f} s on"
+    if rules == acts:
+        return at
+    if until is not None and rules >= until:
+        return f"{at}, on latents that were begun under the old one: {rules - acts} are in flight"
+    return f"{at}; what was begun under the old one has left by {told.second(rules):.1f} s"
+
+
+def heard(rollout: Any, latent: int) -> tuple[int, int]:
+    """(latent from which a turn acts, first latent that is begun after it), from a run without a network."""
+    cycle = max(getattr(rollout, "cycle", 1), 1)
+    skipped = max((latent - FAR) // cycle, 0) * cycle
+    ghost, engine = emptied(rollout), Engine(Ghost(), batch=1 << 20)
+    state = engine.drive(ghost.init(0, Timeline.of("")))
+    while state.emitted < latent - skipped and not state.finished:
+        state, _ = engine.drive(ghost.step(state))
+    return state.emitted + skipped, ruled_from(ghost, state) + skipped
+
+
+def brought(job: Job, source: RunDir, made: RunDir, latent: int, comment: str | None) -> Position:
+    """Make `made` a copy of a run as it was in its first state that had released `latent`; that position.
+
+    From the nearest earlier state that there is, the rest is made again and has to come to the same frames.
+    """
+    endless = replace(job, num_frames=None, num_latents=None, expected_nfe=None)
+    copied_until(source, made, latent, job.form.segment)
+    found = nearest(endless, source, latent)
+    copied_state(*found, made)
+    linked_snapshots(source, made, checkpoint.load(*found).frames)
+    runner = Runner(endless, made, comment)
+    assert runner.position is not None
+    with closing(runner.run()) as progress:  # type: ignore[type-var]
+        while runner.position.released < latent:
+            next(progress)
+    return runner.position
+
+
+def nearest(job: Job, source: RunDir, latent: int) -> tuple[Path, str]:
+    """(folder, name) of the latest checkpoint from which the first state with `latent` released can be reached."""
+    device = job.engine.denoiser.device
+    snapshots = Snapshots(source.snapshots)
+    found: list[tuple[int, Path, str]] = []
+    for frames in reversed(snapshots.frames):
+        position = trusted(snapshots.load(frames, device), f"{source.snapshots}/{frames}")
+        if position.released <= latent and position.turns <= len(job.turns):
+            found.append((position.released, source.snapshots, snapshots.name(frames)))
+            break
+    for name in ("state", "open"):
+        if checkpoint.exists(source.path, name):
+            position = trusted(checkpoint.load(source.path, name, device), f"{source.path}/{name}.json")
+            # a state in the middle of a clip is not the first after the clip before
+            first = position.released < latent or (position.held is not None and position.latents < latent)
+            if first and position.pruned_for is None and position.turns <= len(job.turns):
+                found.append((position.released, source.path, name))
+    if not found:
+        raise UsageError(f"{source.path} has no earlier state to go back to; its snapshots are gone")
+    _, folder, name = max(found, key=lambda item: item[0])
+    return folder, name
