@@ -57,7 +57,7 @@ def _decides(search: Any, leaf: Any) -> None:
     if getattr(search, "preview", 0) and not hasattr(search.inner, "preview"):
         name = type(search.inner).__name__.lower()
         raise ValueError(f"{name} cannot be previewed in a few steps; use preview_steps=1 of beam, or --method chunk")
-    needs = search.reward.needs
+    needs = search.reward.needs if hasattr(search, "reward") else frozenset()
     if not needs or not needs <= {"past", "pixels"}:
         return
     # noise enters at the tail and shows in finished latents only when it has crossed the queue
