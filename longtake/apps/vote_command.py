@@ -87,7 +87,7 @@ def run_vote(first: Path, second: Path, out: Path, questions: Sequence[str] = QU
     # the id binds votes to these videos and questions: others cannot be counted together by mistake
     comparison = _hash([*(row["id"] for row in rows), *questions, *(_hash([path.read_bytes()]) for path in files)])
     data = {
-        "format": FORMAT, "comparison": comparison, "arms": [str(first), str(second)], "questions": list(questions),
+        "format": FORMAT, "comparison": comparison, "arms": _names(first, second), "questions": list(questions),
         "pairs": rows, "videos": [embed.video_uri(path) for path in files],
     }  # fmt: skip
     embed.write_page(out, embed.page("vote.html", "Which video is better?", data))
@@ -145,6 +145,12 @@ def _told(row: dict[str, Any]) -> str:
         text += f"; of votes that decide {won['value']:.2f} [{won['low']:.2f}, {won['high']:.2f}]"
         text += f"; left was chosen in {row['left']:.0%}"
     return text
+
+
+def _names(first: Path, second: Path) -> list[str]:
+    # the last part of each path, if that tells them apart: pages are sent to people whom folders do not concern
+    short = [first.absolute().name, second.absolute().name]
+    return short if short[0] != short[1] else [str(first), str(second)]
 
 
 def _same(a: Source, b: Source) -> bool:

@@ -24,13 +24,14 @@ def curve_svg(
     # a curve that hardly changes must not look like one that does: the scale covers a hundredth of the value at least
     room = max(high - low, abs(high) * 0.01, 1e-6)
     low, high = (low + high - room) / 2, (low + high + room) / 2
-    length = max(seconds, every * len(values), 1e-9)
+    length = seconds
 
     def place(second: float, value: float) -> tuple[float, float]:
         x = LEFT + (WIDTH - LEFT - RIGHT) * second / length
         return x, TOP + (HEIGHT - TOP - BOTTOM) * (high - value) / (high - low)
 
-    middles = [min((index + 0.5) * every, length) for index in range(len(values))]
+    starts = [min(index * every, length) for index in range(len(values))]
+    middles = [(start + min(start + every, length)) / 2 for start in starts]
     parts = [
         _line(LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT, HEIGHT - BOTTOM, "axis"),
         _text(LEFT, HEIGHT - 6, "0 s", "start"),
