@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import signal
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,11 @@ from longtake.errors import UsageError
 from longtake.metrics.entries import entries
 from longtake.metrics.look import METRIC_OF, Eyes, Look
 from longtake.metrics.measure import measure
+from longtake.metrics.run_story import events
 from longtake.output.video import Format, VideoWriter
 from longtake.rewards.encoders.dis import DisFlow, DisMiddle
+from longtake.world import captions
+from longtake.world.renderer import render
 from tests import films
 
 ALWAYS = {"temporal_flickering", "scene_count", "dynamic_degree"}
@@ -176,6 +180,46 @@ def test_a_run_knows_its_joins(cli: Any, tmp_path: Path):
 def test_one_latent_at_a_time_has_no_joins(cli: Any, tmp_path: Path):
     run = make_run(tmp_path / "queue", [(i, i + 1, 4 * i, 4 * i + 4) for i in range(12)])
     assert "seam_visibility" not in cli(run, "--format", "json").json
+
+
+def test_a_run_of_pocket_with_two_prompts_is_scored_as_a_story(cli: Any, tmp_path: Path):
+    """A true dog that turns round, then the same film where the second prompt asks for a rocket instead."""
+    right, left, rocket = (
+        "a dog walks right in the snow at noon",
+        "a dog walks left in the snow at noon",
+        "a rocket flies",
+    )
+    scene = captions.parse(right).scene()
+    clips = [render([replace(scene, motion=way)], 45).pixels[0].permute(0, 2, 3, 1) for way in ("right", "left")]
+    told = {}
+    for name, second in (("told", left), ("strayed", rocket)):
+        run = make_run(tmp_path / name, [])
+        films.save(torch.cat(clips).contiguous(), run / "video.mp4")
+        (run / "run.json").write_text(json.dumps({"format": 1, "model_name": "pocket"}))
+        prompts = [(0, 12, 0, 45, right), (12, 16, 45, 61, second), (16, 24, 61, 93, second)]
+        lines = [{"latents": p[:2], "frames": p[2:4], "prompt": p[4], "sha256": ""} for p in prompts]
+        (run / "trace.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        told[name] = cli(run, "--format", "json").json
+    value = {name: {key: found[f"story_{key}"]["value"] for key in ("fidelity", "coverage", "coherence")}
+             for name, found in told.items()}  # fmt: skip
+    # the judge may misread an attribute of eight, not the subject
+    assert value["told"]["fidelity"] >= 7 / 8 and value["told"]["coverage"] >= 0.5
+    assert value["strayed"]["fidelity"] <= 4 / 5 and value["strayed"]["coverage"] <= 0.5
+    assert value["strayed"]["coherence"] == 0
+    assert told["told"]["story_fidelity"]["n"] == 2 and told["told"]["story_fidelity"]["encoder"].startswith("measure-")
+
+
+def test_no_story_no_score():
+    """One prompt, a prompt without a subject, an event shorter than a second: nothing to score."""
+    line = {"frames": [0, 16], "prompt": "a dog walks right"}
+    other = {"frames": [16, 32], "prompt": "a cat walks left"}
+    assert [(e.start, e.stop, e.asked["subject"]) for e in events([line, other], 30)] == [
+        (0, 16, "dog"),
+        (16, 30, "cat"),
+    ]
+    assert events([line, {**line, "frames": [16, 32]}], 32) == []
+    assert events([line, {**other, "prompt": "something else entirely"}], 32) == []
+    assert events([line, other], 20) == []
 
 
 def test_folders_are_their_videos_and_runs(cli: Any, tmp_path: Path):

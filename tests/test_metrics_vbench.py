@@ -256,6 +256,7 @@ def test_spread_by_hand():
 
 
 def test_means_over_videos_by_hand():
-    """Subject consistency by frames: (0.5 * 10 + 0.8 * 30) / 40; flickering by videos."""
+    """VBench's subject consistency by frames: (0.5 * 10 + 0.8 * 30) / 40; flickering and VBench-Long by videos."""
+    assert vbench.mean_over_videos("subject_consistency@vbench-long", [0.5, 0.8], [10, 30]) == pytest.approx(0.65)
     assert vbench.mean_over_videos("subject_consistency@vbench", [0.5, 0.8], [10, 30]) == pytest.approx(0.725)
     assert vbench.mean_over_videos("temporal_flickering", [0.5, 0.8], [10, 30]) == pytest.approx(0.65)

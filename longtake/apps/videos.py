@@ -1,7 +1,7 @@
 """`eval FILE|DIR...`: which videos are meant, their numbers, and how these are printed.
 
-A file is itself; a run's folder is its video, with the joins that its trace tells; any other folder is the videos and
-runs in it. One file or run gives an object of entries (see `metrics.measure`); a folder or several inputs give
+A file is itself; a run's folder is its video, with the joins and the story that its trace tells; any other folder is
+the videos and runs in it. One file or run gives an object of entries (see `metrics.measure`); a folder or several give
 {"files": {path: entries}, "mean": entries}, whose entries also have min, max, range and std over the videos.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from longtake.errors import UsageError
-from longtake.output.directory import RunDir
+from longtake.output.directory import RunDir, read_json
 from longtake.output.trace import read_trace
 from longtake.output.video import probe
 
@@ -66,8 +66,8 @@ def _report(out: Path, found: Sequence[Source], each: dict[str, Entries]) -> Non
 
 def _told(source: Source) -> dict[str, Any]:
     # What a run says of itself; of other files nothing is known
-    run = RunDir(source.path.parent)
-    if source.path.name != run.video.name or not run.manifest.is_file():
+    run = _run_of(source.path)
+    if run is None:
         return {}
     settings = run.settings()
     return {name: settings.get(key) for name, key in
@@ -94,7 +94,8 @@ def measured(found: Sequence[Source], eyes: Any, alone: bool) -> dict[str, Entri
         if len(found) > 1 and (len(found) <= FEW or number % (len(found) // FEW) == 0):
             _say(f"{number + 1} of {len(found)}: {source.name}")
         try:
-            each[source.name] = measure(source.path, eyes, source.joins)
+            entries = measure(source.path, eyes, source.joins)
+            each[source.name] = entries | _story(source, entries["scene_count"]["n"])
         except UsageError as error:
             if alone:
                 raise
@@ -184,9 +185,24 @@ def _sources_of(given: Path) -> list[Source]:
 
 
 def _source(path: Path, name: str | None = None) -> Source:
+    run = _run_of(path)
+    return Source(name or str(path), path, _joins(run) if run else ())
+
+
+def _run_of(path: Path) -> RunDir | None:
     run = RunDir(path.parent)
-    joins = _joins(run) if path.name == run.video.name and run.manifest.is_file() else ()
-    return Source(name or str(path), path, joins)
+    return run if path.name == run.video.name and run.manifest.is_file() else None
+
+
+def _story(source: Source, num_frames: int) -> Entries:
+    # Of runs in pocket's world with several prompts, which its judge can tell apart
+    run = _run_of(source.path)
+    if run is None or not str(read_json(run.manifest).get("model_name", "")).startswith("pocket"):
+        return {}
+    from longtake.metrics import run_story
+
+    told = run_story.events(read_trace(run.trace), num_frames)
+    return run_story.entries(source.path, told) if told else {}
 
 
 def _joins(run: RunDir) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
@@ -82,7 +83,7 @@ def watch(
                 held.append(frame)
                 last = at + 1 == events[number].stop and not seen[number]
                 if len(held) == clip or (last and len(held) > 1):
-                    seen[number].append(classify(_stack(held)))
+                    seen[number].append(classify(torch.stack(held)))
                     held = []
             at += 1
     return seen
@@ -91,9 +92,3 @@ def watch(
 def _stays(before: Mapping[str, str], after: Mapping[str, str], last: Seen, first: Seen) -> bool:
     kept = [key for key, want in before.items() if after.get(key) == want]
     return all(key in last and last[key] == first.get(key) for key in kept)
-
-
-def _stack(frames: list[Tensor]) -> Tensor:
-    import torch
-
-    return torch.stack(frames)

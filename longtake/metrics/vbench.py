@@ -264,6 +264,7 @@ def average(values: Iterable[float]) -> float | None:
 
 def mean_over_videos(name: str, values: Sequence[float], counts: Sequence[int]) -> float:
     """VBench's mean of one metric over videos; `counts` are the frames or pairs that each value is the mean of."""
-    if name.partition("@")[0] not in BY_FRAME:
+    metric, _, formula = name.partition("@")
+    if metric not in BY_FRAME or formula not in ("vbench", "vbench-formula"):
         return sum(values) / len(values)
     return sum(value * count for value, count in zip(values, counts, strict=True)) / sum(counts)
