@@ -90,7 +90,7 @@ def test_nothing_triggered_is_no_reflection(name: str):
 @pytest.mark.parametrize("name", queues())
 def test_reflection_corrects_repeats_itself_and_resumes(name: str, tmp_path):
     inner = queues()[name]
-    rollout = reflect(inner)
+    rollout = reflect(inner, guide=12)
     got, _ = run(rollout, 12, prompts="")
     assert equal(got, run(rollout, 12, prompts="")[0]) and not equal(got, run(inner, 12, prompts="")[0])
     again = resumed(rollout, Engine(oracle(rollout), 4), 12, tmp_path, seed=7, prompt="")

@@ -77,7 +77,7 @@ class Reflect:
     max_corrections: int = 64
     eval: int = 4
     ref: int = 8
-    guide: int = 8
+    guide: int = 12
     judge: float = 0.2
 
     def __post_init__(self) -> None:
