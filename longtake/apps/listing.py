@@ -99,7 +99,7 @@ def describe_model(name: str) -> dict[str, Any]:
         "path": str(home or facts.source),
         "status": REAL if home else FAMILIES[facts.family].status,
         "per_row_levels": facts.per_row_levels,
-        "methods": _able(facts.per_row_levels),
+        "methods": _able(facts.per_row_levels, facts.clean_rows),
         "window": facts.window,
         "size": f"{facts.size[0]}x{facts.size[1]}",
         "fps": facts.fps,
@@ -120,12 +120,16 @@ def describe_family(name: str) -> dict[str, Any]:
         "path": row.hub or "a folder made by longtake convert",
         "status": row.status,
         "per_row_levels": row.per_row_levels,
-        "methods": _able(row.per_row_levels),
+        "methods": _able(row.per_row_levels, row.clean_rows),
     }
 
 
-def _able(per_row_levels: str) -> list[str]:
-    return [row.name for row in METHODS.values() if per_row_levels != "no" or not row.needs_rows]
+def _able(per_row_levels: str, clean_rows: bool) -> list[str]:
+    return [
+        row.name
+        for row in METHODS.values()
+        if per_row_levels != "no" or not row.needs_rows or (row.one_level and clean_rows)
+    ]
 
 
 def _world() -> dict[str, list[str]]:

@@ -68,7 +68,7 @@ class Solver:
     @property
     def noise_scale(self) -> float:
         """How much of each step's freedom is drawn anew: 0 deterministic, 1 ancestral."""
-        return {"ddim": self.eta, "euler_ancestral": 1.0, "dpmpp_2m_sde": 1.0}.get(self.name, 0.0)
+        return {"ddim": self.eta, "euler_ancestral": 1.0, "dpmpp_2m_sde": 1.0, "cogvideox_dpm": 1.0}.get(self.name, 0.0)
 
     def plan(self, schedule: NoiseSchedule, level: int, to: int, memory: Memory) -> Plan:
         """The coefficients of the step from `level` down to `to` for a row with this memory."""
@@ -182,5 +182,6 @@ RULES = {
     "euler_ancestral": _ddim,
     "dpmpp_2m": _dpmpp_2m,
     "dpmpp_2m_sde": _dpmpp_2m_sde,
+    "cogvideox_dpm": _dpmpp_2m_sde,  # CogVideoX's own scheduler takes these steps, on its own grid
     "unipc": _unipc,
 }

@@ -58,7 +58,7 @@ class Family:
     status   what the family was run with: TINY unless published weights were seen here
     keys     what its `longtake.json` may hold besides `COMMON_KEYS`
 
-    per_row_levels is that of `core.model.Capabilities`.
+    per_row_levels and clean_rows are those of `core.model.Capabilities`.
     """
 
     name: str
@@ -68,6 +68,7 @@ class Family:
     status: str = TINY
     keys: tuple[str, ...] = ()
     per_row_levels: str = "native"
+    clean_rows: bool = False
 
 
 FAMILIES: dict[str, Family] = {
@@ -98,6 +99,14 @@ FAMILIES: dict[str, Family] = {
             per_row_levels="own",
         ),
         Family(
+            "cogvideox",
+            "longtake.models.cogvideox_family",
+            ("CogVideoXPipeline", "CogVideoXImageToVideoPipeline"),
+            "zai-org/CogVideoX-5b",
+            per_row_levels="no",
+            clean_rows=True,
+        ),
+        Family(
             "latte",
             "longtake.models.latte",
             ("LattePipeline",),
@@ -114,11 +123,11 @@ FAMILIES: dict[str, Family] = {
             keys=("min_guidance", "motion_bucket", "picture_noise", "decode_context", "solver"),
             per_row_levels="hook",
         ),
-        Family("open-sora", "longtake.models.opensora"),
-        Family("open-sora-plan", "longtake.models.opensoraplan", per_row_levels="own"),
         Family(
             "consisti2v", "longtake.models.consisti2v", keys=("frame_stride", "guidance_image"), per_row_levels="own"
         ),
+        Family("open-sora", "longtake.models.opensora"),
+        Family("open-sora-plan", "longtake.models.opensoraplan", per_row_levels="own"),
     )
 }
 COMMON_KEYS = (

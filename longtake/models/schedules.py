@@ -24,7 +24,7 @@ SCHEDULERS = {
 """The scheduler classes that we read, and the solver that each stands for."""
 
 GRIDS = {"unipc": UniPCMultistepScheduler, "dpmpp_2m": DPMSolverMultistepScheduler,
-         "dpmpp_2m_sde": DPMSolverMultistepScheduler}  # fmt: skip
+         "dpmpp_2m_sde": DPMSolverMultistepScheduler, "cogvideox_dpm": DPMSolverMultistepScheduler}  # fmt: skip
 """Whose grid a solver runs on; Euler's otherwise."""
 
 
