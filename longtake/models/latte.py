@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AutoTokenizer, T5EncoderModel
 
-from longtake.core.model import Blend, Capabilities, Cond, embedded
+from longtake.core.model import Blend, Capabilities, Cond
 from longtake.errors import UsageError
 from longtake.models import folder as folders
 from longtake.models import parts as shared
@@ -108,8 +108,7 @@ class LatteNetwork:
         if x.shape[1] > longest:
             raise ValueError(f"Latte has positions for {longest} frames, got a window of {x.shape[1]}")
         lengths = [self.text.length(lead) for lead in leads]
-        words = [embedded(prompt, self.text)[: max(lengths)] for prompt in prompts]
-        text = torch.stack(words).to(self.device, self.dtype)
+        text = self.text.cache.batch(prompts, self.device, self.dtype, max(lengths))
         out = forward_rows(self.transformer, x, times.to(self.device), text, lengths)
         return out[:, :, : x.shape[2]]
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from longtake.core.model import Cond, embedded
 from longtake.errors import UsageError
 
 Encode = Callable[[nn.Module, str], Tensor]
@@ -26,6 +27,7 @@ class PromptCache:
     ) -> None:
         self._encode, self._encoder, self._reload = encode, encoder, reload
         self._known: dict[str, Tensor] = {}
+        self._last: tuple[Any, Tensor] | None = None
 
     def __call__(self, prompt: str) -> Float[Tensor, "L D"]:
         """The embedding of one prompt, on the host, in the encoder's dtype."""
@@ -41,6 +43,16 @@ class PromptCache:
                 made = self._encode(self._encoder, prompt)
                 self._known[prompt] = (made.clone() if made.is_inference() else made).cpu()
         return self._known[prompt]
+
+    def batch(
+        self, prompts: Sequence[Cond], device: torch.device, dtype: torch.dtype, length: int | None = None
+    ) -> Float[Tensor, "N L D"]:
+        """The embeddings of several prompts, `length` tokens of each; the last batch stays on its device."""
+        key = (tuple(prompts), device, dtype, length)
+        if self._last is None or self._last[0] != key:
+            stacked = torch.stack([embedded(prompt, self)[:length] for prompt in prompts])
+            self._last = key, stacked.to(device, dtype)
+        return self._last[1]
 
     def prepare(self, prompts: Iterable[str]) -> None:
         """Encode these prompts now."""

@@ -24,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from longtake.core.model import Capabilities, Cond, embedded
+from longtake.core.model import Capabilities, Cond
 from longtake.core.schedule import NoiseSchedule
 from longtake.errors import UsageError
 from longtake.models import folder as folders
@@ -78,7 +78,7 @@ class VideoCrafterNetwork:
         leads: Sequence[Cond],
     ) -> Float[Tensor, "B F C H W"]:
         """The noise in each frame."""
-        text = torch.stack([embedded(prompt, self.text) for prompt in prompts]).to(self.device, self.dtype)
+        text = self.text.batch(prompts, self.device, self.dtype)
         fps = torch.full((len(x),), float(self.fps_condition), device=self.device)
         change = self.mix(self.unet, times, (x.shape[3], x.shape[4])) if self.mix else nullcontext()
         with change:
