@@ -54,7 +54,7 @@ def _decides(search: Any, leaf: Any) -> None:
             f"{_name(search)} compares clips whose rows share a level, and {name} never has one; "
             f"use --method chunk, or --search beam on {name}"
         )
-    if getattr(search, "preview", 0) and not hasattr(search.inner, "preview"):
+    if getattr(search, "preview", 0) and not callable(getattr(search.inner, "preview", None)):
         name = type(search.inner).__name__.lower()
         raise ValueError(f"{name} cannot be previewed in a few steps; use preview_steps=1 of beam, or --method chunk")
     needs = search.reward.needs if hasattr(search, "reward") else frozenset()

@@ -190,6 +190,7 @@ class Reward(Protocol):
     `decodes` is the number of latents decoded so far.
     """
 
-    needs: frozenset[str]
+    @property
+    def needs(self) -> frozenset[str]: ...
 
     def __call__(self, views: list[View]) -> list[float]: ...

@@ -107,7 +107,7 @@ class Clip:
         if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
             raise UsageError(f"text.encoder={folder} is no folder of a CLIP model in safetensors; give one, or pocket")
         self.name = f"clip:{folder.name}"
-        self.model = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
+        self.model: Any = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self._texts: dict[str, Tensor] = {}
 

@@ -1,0 +1,216 @@
+"""The table of rewards, and how `--reward consistency+0.5*motion` becomes one. A new reward is a file and a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from longtake.apps.parameters import Parameter, choose
+from longtake.apps.terms import Word, parse_sum
+from longtake.core.rollout import Reward
+from longtake.errors import UsageError
+from longtake.rewards import features
+from longtake.rewards.clip_min import ClipMin
+from longtake.rewards.consistency import Consistency
+from longtake.rewards.eyes import Decoded, Eyes, Previews
+from longtake.rewards.latent import LatentCosine
+from longtake.rewards.motion import Motion
+from longtake.rewards.sums import Floored, Weighted
+from longtake.rewards.text import Clip, Text, Words
+
+Values = Mapping[str, Any]
+"""Parameters of one reward that were set, by their short names."""
+
+SEE = Parameter("see", ("preview", "decode"), "look through the preview decoder, or through the autoencoder")
+ENCODER = Word("encoder", str, "what looks at pictures")
+
+
+@dataclass
+class Supplies:
+    """What rewards are made of: a loaded model's codec and folder (None for a live pipeline), its window.
+
+    Eyes are made once, so that the terms of a sum decode together.
+    """
+
+    codec: Any
+    folder: Path | None
+    window: int
+    eyes: dict[str, Eyes] = field(default_factory=dict)
+
+    @property
+    def has_preview(self) -> bool:
+        """Whether the model has a preview decoder."""
+        from longtake.models import preview
+
+        return self.folder is not None and preview.exists(self.folder)
+
+    def see(self, values: Values, every: bool = False) -> Eyes:
+        """The eyes that `see` asks for; without it the preview decoder if the model has one. `every`: all frames."""
+        from longtake.models import preview
+
+        kind = values.get("see") or ("preview" if self.has_preview else "decode")
+        if kind == "preview" and (self.folder is None or not self.has_preview):
+            raise UsageError("this model has no preview decoder; use see=decode")
+        name = f"{kind} {every}"
+        if name not in self.eyes:
+            preview_of = self.folder if kind == "preview" else None
+            self.eyes[name] = Previews(preview.load(preview_of)) if preview_of else Decoded(self.codec, every)
+        return self.eyes[name]
+
+
+@dataclass(frozen=True)
+class RewardRow:
+    """A row of the table. `reads` says in words what a candidate is judged by."""
+
+    name: str
+    help: str
+    paper: str
+    reads: str
+    make: Callable[[Supplies, Values], Reward]
+    parameters: tuple[Parameter, ...] = ()
+
+
+def encoder(values: Values) -> features.Encoder:
+    """The encoder that was named, else the best at hand that no metric uses."""
+    if "encoder" in values:
+        name = values["encoder"]
+        if "/measure/" in name:
+            raise UsageError(
+                f"{name} measures results and must not be searched by; use {name.replace('measure', 'reward')}"
+            )
+        return features.load(name)
+    return features.find("subject", "reward") or features.load("colour-histogram")
+
+
+def _consistency(supplies: Supplies, values: Values) -> Reward:
+    named = {name: values[name] for name in ("anchor", "parts", "lag") if name in values}
+    return Consistency(supplies.see(values), encoder(values), span=supplies.window, **named)
+
+
+def _text(supplies: Supplies, values: Values) -> Reward:
+    from longtake.metrics import judge
+
+    name = values.get("encoder", "pocket-judge")
+    if name != "pocket-judge":
+        return Text(supplies.see(values), Clip(Path(name).expanduser()), supplies.window)
+    folder = judge.WEIGHTS / "reward"
+    if not folder.is_dir():
+        raise UsageError(
+            f"pocket's judge for rewards is not part of this installation ({folder}); give text.encoder=FOLDER"
+        )
+    every = values.get("see") == "decode"
+    return Text(supplies.see(values, every), Words(judge.load(folder), motion=every), supplies.window)
+
+
+def _motion(supplies: Supplies, values: Values) -> Reward:
+    return Motion(None if values.get("of") == "latents" else supplies.see(values), supplies.window)
+
+
+REWARDS: dict[str, RewardRow] = {
+    row.name: row
+    for row in (
+        RewardRow(
+            "consistency",
+            "pictures agree with an anchor before them and with their neighbours",
+            "ScalingNoise Eq. 7",
+            "pictures of the newest window",
+            _consistency,
+            (
+                Parameter(
+                    "anchor", ("moving", "first", "lag"), "the newest finished picture, the first, or one before"
+                ),
+                Parameter("parts", ("both", "local", "anchor"), "terms of Eq. 7"),
+                Parameter("lag", int, "how many pictures before, with anchor=lag", 1),
+                ENCODER,
+                SEE,
+            ),
+        ),
+        RewardRow(
+            "clip-min",
+            "the picture that agrees least with the one that the clip continues",
+            "k-step search Eq. 4",
+            "pictures of the newest window",
+            lambda supplies, values: ClipMin(supplies.see(values), encoder(values), supplies.window),
+            (ENCODER, SEE),
+        ),
+        RewardRow(
+            "latent-cosine",
+            "the newest latents agree with those before, with nothing decoded",
+            "MIGA Eq. 5-7, Feng et al. 2026",
+            "estimates of latents, or noisy latents",
+            lambda supplies, values: LatentCosine(**values),
+            (
+                Parameter("eval", int, "latents that are judged, 0: all that were decided", 0),
+                Parameter("ref", int, "latents before them", 1),
+                Parameter("read", ("x0", "x"), "the network's estimates, or the noisy latents"),
+            ),
+        ),
+        RewardRow(
+            "text",
+            "what is shown is what the prompt says",
+            "",
+            "pictures of the newest window; with see=decode also motion",
+            _text,
+            (Word("encoder", str, "pocket-judge, or the folder of a CLIP model"), SEE),
+        ),
+        RewardRow(
+            "motion",
+            "how much changes from picture to picture",
+            "",
+            "pictures or latents of the newest window",
+            _motion,
+            (
+                Parameter("floor", float, "candidates of any reward that move less lose", 0),
+                Parameter("of", ("pictures", "latents"), "what is compared"),
+                SEE,
+            ),
+        ),
+    )
+}
+
+
+def parse_reward(text: str) -> tuple[tuple[str, float], ...]:
+    """(name, weight) of each term of --reward. UsageError lists the known ones."""
+    terms = parse_sum(text, "--reward")
+    for name, _ in terms:
+        choose("reward", name, REWARDS, "--reward")
+    return terms
+
+
+def parse_reward_sets(texts: Sequence[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """(parameters of rewards by name, the texts of `--set` that are none of theirs)."""
+    values: dict[str, dict[str, Any]] = {}
+    others = []
+    for text in texts:
+        key, _, value = text.partition("=")
+        owner, dot, name = key.strip().partition(".")
+        if not dot or owner not in REWARDS:
+            others.append(text)
+            continue
+        known = {f"{owner}.{parameter.name}": parameter for parameter in REWARDS[owner].parameters}
+        chosen = known[choose("name for --set", f"{owner}.{name}", known)]
+        values.setdefault(owner, {})[name] = chosen.parse(f"{owner}.", value)
+    return values, others
+
+
+def make_reward(terms: Sequence[tuple[str, float]], supplies: Supplies, values: Mapping[str, Values]) -> Reward:
+    """The reward of these terms, with the floor under motion if one is set. UsageError for what is not at hand."""
+    try:
+        made = [(weight, REWARDS[name].make(supplies, values.get(name, {}))) for name, weight in terms]
+        reward = made[0][1] if len(made) == 1 and made[0][0] == 1 else Weighted(made)
+        floor = values.get("motion", {}).get("floor")
+        return Floored(reward, _motion(supplies, values.get("motion", {})), floor) if floor else reward
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+FLOORS = {"pictures": 0.01, "latents": 0.2}
+
+
+def usual_reward(supplies: Supplies) -> tuple[str, dict[str, dict[str, Any]]]:
+    """(the best --reward that needs only what is at hand, its parameters), for a search that was given none."""
+    seen = "pictures" if supplies.has_preview and features.find("subject", "reward") is not None else "latents"
+    name = "consistency" if seen == "pictures" else "latent-cosine"
+    return name, {"motion": {"floor": FLOORS[seen], "of": seen}}

@@ -1,0 +1,181 @@
+"""The table of searches: names and parameters. A new search is one file and one row here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from longtake.apps.parameters import Parameter, choose
+from longtake.apps.terms import Numbers, Sum
+from longtake.core.rollout import Reward
+from longtake.errors import UsageError
+from longtake.search.beam import beam
+from longtake.search.best_of import best_of
+from longtake.search.evolve import evolve
+from longtake.search.k_step import k_step
+from longtake.search.latsearch import LatSearch
+from longtake.search.local import local
+from longtake.search.proposals import NAMES, Mixture
+
+Values = Mapping[str, Any]
+"""Parameters of one search that were set, by their short names."""
+Make = Callable[[Any, Reward, Values, int | None], Any]
+"""(method, reward, parameters, latents of the video or None if endless) -> the search."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """A row of the table.
+
+    make    builds the search
+    sizes   (parameters, steps) -> parameters of growing cost, from which a budget picks the last it can pay
+    queues  whether it works on methods whose rows differ in level
+    """
+
+    name: str
+    help: str
+    paper: str
+    make: Make
+    sizes: Callable[[Values, int], Sequence[dict[str, Any]]]
+    parameters: tuple[Parameter, ...] = ()
+    aliases: tuple[str, ...] = ()
+    queues: bool = True
+
+
+def _best_of(inner: Any, reward: Reward, values: Values, length: int | None) -> Any:
+    return best_of(inner, reward, length=length, **values)
+
+
+def _latsearch(inner: Any, reward: Reward, values: Values, length: int | None) -> Any:
+    named = {"num" if name == "particles" else name: value for name, value in values.items()}
+    return LatSearch(inner, reward, **named)
+
+
+def _beam(inner: Any, reward: Reward, values: Values, length: int | None) -> Any:
+    rest = {name: value for name, value in values.items() if name != "proposals"}
+    mixture = Mixture(values["proposals"]) if "proposals" in values else None
+    return beam(inner, reward, proposals=mixture, **rest)
+
+
+def _counts(name: str, most: int = 64) -> Callable[[Values, int], Sequence[dict[str, Any]]]:
+    return lambda values, steps: [{name: number} for number in range(2, most + 1)]
+
+
+def _beams(values: Values, steps: int) -> Sequence[dict[str, Any]]:
+    pairs = [(1, 2), (1, 3), (2, 2), (2, 3), (2, 4), (2, 5), (3, 4), (3, 5), (4, 5), (4, 6), (5, 6), (6, 8), (8, 10)]
+    return [{"width": width, "candidates": many} for width, many in pairs]
+
+
+def _populations(values: Values, steps: int) -> Sequence[dict[str, Any]]:
+    return [{"population": (many, -(-many // 2), -(-many // 2))} for many in range(2, 65)]
+
+
+SEARCHES: dict[str, Search] = {
+    row.name: row
+    for row in (
+        Search(
+            "best-of-n",
+            "make every candidate in full and keep the best",
+            "",
+            _best_of,
+            _counts("candidates"),
+            (
+                Parameter("candidates", int, "how many, 1: no search", 1),
+                Parameter(
+                    "scope", ("chunk", "video", "horizon"), "what is compared: clips, whole videos, a look ahead"
+                ),
+                Parameter("horizon", int, "ticks that a look ahead goes", 1),
+            ),
+            ("brute-force",),
+        ),
+        Search(
+            "k-step",
+            "judge candidates by videos of few steps, make the best with all",
+            "Chunk-wise generation with k-step search, 2024",
+            lambda inner, reward, values, length: k_step(inner, reward, **values),
+            _counts("candidates"),
+            (
+                Parameter("candidates", int, "noises that are tried (m)", 1),
+                Parameter("preview_steps", int, "steps of a look (k)", 1),
+            ),
+        ),
+        Search(
+            "beam",
+            "several branches live on, ranked by what their newest noise will become",
+            "ScalingNoise, Yang et al. 2025",
+            _beam,
+            _beams,
+            (
+                Parameter("width", int, "branches that live on", 1),
+                Parameter("candidates", int, "noises that each tries", 1),
+                Parameter("preview_steps", int, "steps of a look; 1: the estimate that a tick makes anyway", 1),
+                Sum("proposals", NAMES, "where noise comes from"),
+                Parameter("cumulative", bool, "rank by the sum of a branch's scores"),
+                Parameter("max_lag", int, "finished latents that may wait for branches to agree", 1),
+            ),
+            ("scalingnoise",),
+        ),
+        Search(
+            "latsearch",
+            "particles of a clip, thinned out while they are denoised",
+            "LatSearch, Zhao et al. 2026",
+            _latsearch,
+            _counts("particles"),
+            (
+                Parameter("particles", int, "how many begin", 1),
+                Numbers("levels", int, "noise levels left at which they are scored", 1),
+                Parameter("mode", ("unique", "systematic", "prune"), "how they are resampled"),
+                Parameter("correlation", float, "share of a particle's noise that is its own, up to 1", 0),
+                Parameter("temperature", float, "of the weights, in standard deviations of the scores", 0),
+                Parameter("jitter", float, "share of a copy's noise that is replaced, up to 1", 0),
+            ),
+            ("rgrp",),
+            queues=False,
+        ),
+        Search(
+            "evolve",
+            "generations of clips that begin ever later, from changed copies of good ones",
+            "EvoSearch, He et al. 2025",
+            lambda inner, reward, values, length: evolve(inner, reward, **values),
+            _populations,
+            (
+                Numbers("population", int, "members of each generation", 1),
+                Numbers("levels", int, "noise level at which each begins, the first the steps", 1),
+                Parameter("mutation", float, "share of the noise that a child replaces, up to 1", 0),
+                Parameter("elite", int, "best ones that have a child for sure", 0),
+            ),
+            ("evosearch",),
+            queues=False,
+        ),
+        Search(
+            "local",
+            "search near one noise",
+            "Ma et al. 2025",
+            lambda inner, reward, values, length: local(inner, reward, **values),
+            _counts("candidates"),
+            (
+                Parameter(
+                    "mode", ("random", "zero-order", "paths"), "independent, around the best so far, along the way"
+                ),
+                Parameter("candidates", int, "noises a round", 1),
+                Parameter("rounds", int, "how often", 1),
+            ),
+            queues=False,
+        ),
+    )
+}
+
+
+def search(name: str) -> Search:
+    """The row of a search by name or alias. UsageError lists the known ones."""
+    aliases = {alias: row.name for row in SEARCHES.values() for alias in row.aliases}
+    return SEARCHES[choose("search", aliases.get(name, name), SEARCHES, "--search")]
+
+
+def make_search(row: Search, inner: Any, reward: Reward, values: Values, length: int | None = None) -> Any:
+    """The search around a method. UsageError for parameters that cannot work."""
+    try:
+        return row.make(inner, reward, values, length)
+    except ValueError as error:
+        raise UsageError(str(error)) from error

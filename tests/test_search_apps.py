@@ -1,0 +1,213 @@
+"""The tables of searches and rewards: what may be typed, what a budget buys, and that all of it works on pocket."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from longtake.apps.budget import Blank, afford, parse_budget, told
+from longtake.apps.rewarding import (
+    REWARDS,
+    Supplies,
+    make_reward,
+    parse_reward,
+    parse_reward_sets,
+    usual_reward,
+)
+from longtake.apps.searches import SEARCHES, make_search, search
+from longtake.core.check import check
+from longtake.core.forecast import forecast
+from longtake.errors import UsageError
+from longtake.models.load import NAMES
+from longtake.rewards.sums import Floored, Weighted
+from longtake.search.population import Population
+from tests.cases import equal, oracle, rollouts, run
+from tests.test_rewards import Pixels
+
+
+def value(row: Any, name: str, text: str) -> Any:
+    (parameter,) = [item for item in row.parameters if item.name == name]
+    return parameter.parse(f"{row.name}.", text)
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_every_search_runs_with_its_defaults_on_chunks_and_its_parameters_are_taken(name: str):
+    row, clips = SEARCHES[name], rollouts()["chunk"]
+    made = make_search(row, clips, Blank(), {})
+    assert made.num > 1
+    check(made, oracle(clips))
+    for parameter in row.parameters:  # each reaches the search: what it may be says what changes it
+        text = {"scope": "horizon", "proposals": "fft", "levels": "16,8,4", "mode": "prune", "horizon": "3",
+                "population": "5", "temperature": ".3", "jitter": ".1", "correlation": ".3", "mutation": ".4",
+                "cumulative": "true", "elite": "1", "max_lag": "3", "width": "3"}.get(parameter.name, "2")  # fmt: skip
+        if name == "local" and parameter.name == "mode":
+            text = "paths"
+        if name == "latsearch" and parameter.name == "levels":
+            text = "9,8"
+        values: dict[str, Any] = {parameter.name: value(row, parameter.name, text)}
+        if parameter.name == "horizon":
+            values["scope"] = "horizon"
+        if parameter.name == "rounds":
+            values["mode"] = "zero-order"
+        changed = make_search(row, clips, Blank(), values)
+        base = make_search(row, clips, Blank(), {key: v for key, v in values.items() if key != parameter.name})
+        one, other = repr(changed).replace(repr(changed.reward), ""), repr(base).replace(repr(base.reward), "")
+        assert one != other or (parameter.name == "rounds" and len(base.sizes) == 2), parameter.name
+
+
+def test_names_are_those_of_the_papers_too():
+    assert search("scalingnoise").name == "beam" and search("rgrp").name == "latsearch"
+    assert search("brute-force").name == "best-of-n" and search("evosearch").name == "evolve"
+    with pytest.raises(UsageError, match=r"unknown search 'beams'.*did you mean --search beam"):
+        search("beams")
+
+
+def test_what_cannot_work_is_told_in_one_line():
+    clips, queue = rollouts()["chunk"], rollouts()["fifo"]
+    with pytest.raises(UsageError, match="give --seconds"):
+        make_search(SEARCHES["best-of-n"], clips, Blank(), {"scope": "video"})
+    with pytest.raises(UsageError, match=r"levels must fall from below 16"):
+        make_search(SEARCHES["latsearch"], clips, Blank(), {"levels": (16, 3)})
+    with pytest.raises(UsageError, match="levels begin at 16"):
+        make_search(SEARCHES["evolve"], clips, Blank(), {"levels": (12, 8, 4)})
+    with pytest.raises(UsageError, match="3 generations need as many levels"):
+        make_search(SEARCHES["evolve"], clips, Blank(), {"levels": (16, 8)})
+    with pytest.raises(UsageError, match="whole numbers of at least 1"):
+        value(SEARCHES["evolve"], "population", "4,x")
+    with pytest.raises(UsageError, match=r"names one twice"):
+        value(SEARCHES["beam"], "proposals", "fft+fft")
+    with pytest.raises(UsageError, match=r"unknown name in beam\.proposals 'ftt'"):
+        value(SEARCHES["beam"], "proposals", "ftt")
+    for name, values, words in (
+        ("latsearch", {"mode": "systematic"}, "set latsearch.jitter"),
+        ("evolve", {"mutation": 0.0}, "evolve.mutation=0"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            check(make_search(SEARCHES[name], clips, Blank(), values), oracle(clips))
+    for name in SEARCHES:
+        if not SEARCHES[name].queues:
+            found = make_search(SEARCHES[name], queue, Blank(), {"mode": "paths"} if name == "local" else {})
+            with pytest.raises(ValueError, match="rows share a level"):
+                check(found, oracle(queue))
+    beamed = make_search(SEARCHES["beam"], Population(queue, Blank(), 2), Blank(), {"preview_steps": 3})
+    with pytest.raises(ValueError, match="cannot be previewed"):
+        check(beamed, oracle(queue))
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+@pytest.mark.parametrize("factor", [2.5, 6.0])
+def test_a_budget_is_used_and_kept(name: str, factor: float):
+    row, inner = SEARCHES[name], rollouts()["chunk"]
+    if name in ("evolve", "local") and factor < 4:
+        factor = 4.0
+    values, reached = afford(row, inner, {}, factor, 20)
+    assert 1 < reached <= factor
+    made = make_search(row, inner, Blank(), values)
+    _, engine = run(make_search(row, inner, Near16(), values), 20)
+    assert engine.meter.nfe <= factor * forecast(inner, 20).nfe
+    assert forecast(made, 20).nfe == pytest.approx(reached * forecast(inner, 20).nfe)
+    line = told(row, values, reached)
+    assert line.startswith(f"search {name}: ") and line.endswith(f"at most {reached:.2f}x the cost without it")
+
+
+def test_a_budget_leaves_what_was_set_and_says_when_it_is_too_little():
+    inner = rollouts()["chunk"]
+    values, _ = afford(SEARCHES["beam"], inner, {"width": 1}, 2.0, 20)
+    assert values["width"] == 1 and values["candidates"] > 2
+    with pytest.raises(UsageError, match="its smallest costs 2x"):
+        afford(SEARCHES["best-of-n"], inner, {}, 1.5, 20)
+    assert parse_budget("4x") == parse_budget(" 4.0 ") == 4
+    for bad in ("1x", "x", "nan", "-3x", "inf"):
+        with pytest.raises(UsageError, match="above 1, such as 4x"):
+            parse_budget(bad)
+
+
+class Near16:
+    """Prefers estimates near 0."""
+
+    needs = frozenset({"x0", "past"})
+
+    def __call__(self, views: Any) -> list[float]:
+        return [-sum(float(x.square().mean()) for x in view.clip) for view in views]
+
+
+# -- rewards ---------------------------------------------------------------------------------------------------
+
+
+def test_rewards_are_typed_as_sums():
+    assert parse_reward("consistency+0.5*motion") == (("consistency", 1.0), ("motion", 0.5))
+    assert parse_reward(" 2*text ") == (("text", 2.0),)
+    for bad in ("", "consistency+", "x*motion", "0*motion", "-1*motion", "nan*motion"):
+        with pytest.raises(UsageError, match=r"write it like a\+0.5\*b"):
+            parse_reward(bad)
+    with pytest.raises(UsageError, match="did you mean --reward consistency"):
+        parse_reward("consistancy")
+    values, rest = parse_reward_sets(["consistency.anchor=first", "fifo.partitions=2", "motion.floor=.02", "batch=4"])
+    assert values == {"consistency": {"anchor": "first"}, "motion": {"floor": 0.02}}
+    assert rest == ["fifo.partitions=2", "batch=4"]
+    with pytest.raises(UsageError, match=r"unknown name for --set 'consistency.ancor'"):
+        parse_reward_sets(["consistency.ancor=first"])
+
+
+def supplies() -> Supplies:
+    return Supplies(Pixels(), NAMES["pocket"], 12)
+
+
+def test_every_reward_is_made_and_scores_pocket_latents():
+    from longtake.testing.laws import check_reward
+    from tests.test_rewards import view
+
+    store = Supplies(None, NAMES["pocket"], 4)
+    x = [torch.randn(32, 8, 8, generator=torch.Generator().manual_seed(n)) for n in range(10)]
+    for name in REWARDS:
+        reward = make_reward([(name, 1.0)], store, {})
+        memory = reward.follow(None, emission(x[:1])) if hasattr(reward, "follow") else None  # type: ignore[attr-defined]
+        views = [view((x[0],), (x[3 * n + 1], x[3 * n + 2], x[3 * n + 3]), memory=memory, prompt=DOG) for n in range(3)]
+        check_reward(reward, views)
+        assert len(set(reward(views))) == 3, name
+
+
+DOG = "a dog walks right across green hills at noon"
+
+
+def emission(latents: Any) -> Any:
+    from longtake.core.rollout import Emission
+
+    return Emission(0, tuple(latents))
+
+
+def test_a_floor_goes_around_any_reward_and_terms_share_their_eyes():
+    store = supplies()
+    made = make_reward(parse_reward("consistency+0.5*clip-min"), store, {"motion": {"floor": 0.1}})
+    assert isinstance(made, Floored) and isinstance(made.reward, Weighted)
+    eyes = {id(reward.eyes) for _, reward in made.reward.terms} | {id(made.motion.eyes)}  # type: ignore[attr-defined]
+    assert len(eyes) == 1 and len(store.eyes) == 1
+
+
+def test_rewards_never_look_with_the_eyes_of_metrics():
+    with pytest.raises(UsageError, match="must not be searched by"):
+        make_reward([("consistency", 1.0)], supplies(), {"consistency": {"encoder": "pocket-judge/measure/subject"}})
+    made: Any = make_reward([("consistency", 1.0)], supplies(), {})
+    assert "/measure/" not in made.encoder.name
+
+
+def test_without_a_preview_decoder_pictures_are_decoded_and_the_usual_reward_reads_latents(tmp_path):
+    bare = Supplies(Pixels(), tmp_path, 12)
+    assert usual_reward(bare)[0] == "latent-cosine" and usual_reward(supplies())[0] == "consistency"
+    for store in (bare, supplies()):
+        name, values = usual_reward(store)
+        assert isinstance(make_reward([(name, 1.0)], store, values), Floored)
+    assert type(bare.see({})).__name__ == "Decoded"
+    with pytest.raises(UsageError, match="use see=decode"):
+        bare.see({"see": "preview"})
+    with pytest.raises(UsageError, match="no folder of a CLIP model"):
+        make_reward([("text", 1.0)], bare, {"text": {"encoder": str(tmp_path)}})
+
+
+def test_a_search_by_the_usual_reward_changes_a_run():
+    row, inner = SEARCHES["beam"], rollouts()["fifo"]
+    reward = make_reward([("latent-cosine", 1.0)], Supplies(None, None, 8), {"motion": {"floor": 0.1, "of": "latents"}})
+    made = make_search(row, inner, reward, {"candidates": 2})
+    assert not equal(run(made, 12)[0], run(inner, 12)[0])
