@@ -30,7 +30,7 @@ def done(path: Path) -> set[tuple[Any, ...]]:
 
 def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
     """What makes a row the same as another."""
-    return tuple(row.get(name) for name in KEY)
+    return tuple(str(row.get(name)) for name in KEY)
 
 
 def append(path: Path, row: dict[str, Any]) -> None:

@@ -40,6 +40,7 @@ TRUNKS = {"reward": "plain", "measure": "residual"}
 BASE = {"reward": 10**9, "measure": 2 * 10**9}  # numbers of the training scenes
 GROUPS, CLIPS = 24, 16  # a batch: groups of four pictures, and clips
 TEMPERATURE = 0.1
+CONTRAST = {"subject": 0.6, "place": 0.3}  # weights; of the subject's tint and size little can be seen in 30 pixels
 COURSE_SCALE = (0.12, 0.12, 0.08, 0.2)  # what the estimator's numbers are divided by in the loss
 STOPPED = 1 / 6  # of the clips
 SHARE = 0.35  # of the wall time, for drawing new scenes
@@ -134,7 +135,7 @@ def picture_loss(pupil: Pupil, groups: data.Fours, which: str, generator: torch.
     number = 2 * torch.arange(len(groups.same))[:, None]
     for i, key in enumerate(("subject", "place")):
         ids = (number + groups.same[..., i]).flatten().to(device)
-        parts[f"same_{key}"] = 0.3 * contrast(getattr(look, key), ids)
+        parts[f"same_{key}"] = CONTRAST[key] * contrast(getattr(look, key), ids)
     return parts
 
 
