@@ -72,8 +72,8 @@ def longtake(context: typer.Context) -> None:
 
 @app.command()
 def generate(
-    prompt: Annotated[str, typer.Argument(help="what the video shows")],
-    model: Annotated[str, typer.Option(help="a name, a folder or a hub id")] = "pocket",
+    prompt: Annotated[str | None, typer.Argument(help="what the video shows", show_default=False)] = None,
+    model: Annotated[str | None, typer.Option(help="a name, a folder or a hub id  [default: pocket]")] = None,
     method: Annotated[str | None, typer.Option(help="see: longtake methods  [default: fifo]")] = None,
     solver: Annotated[str | None, typer.Option(help="euler, unipc, ...  [default: the model's]")] = None,
     preset: Annotated[str | None, typer.Option(help="a named set of settings, such as lab")] = None,
@@ -88,13 +88,18 @@ def generate(
     video: Annotated[
         Path | None, typer.Option(metavar="CLIP", help="a clip to continue; only new frames are made")
     ] = None,
-    negative_prompt: Annotated[str, typer.Option(help="what to steer away from")] = "",
+    audio: Annotated[Path | None, typer.Option(metavar="FILE", help="sound to go with it, from its start on")] = None,
+    from_: Annotated[
+        Path | None, typer.Option("--from", metavar="FILE.mp4", help="the settings that a video was made by")
+    ] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="what to steer away from")] = None,
     out: Annotated[Path | None, typer.Option(help="run directory, new  [default: runs/...]")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="K=V", help="a parameter: fifo.partitions=2")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu")] = "auto",
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16  [default: by device]")] = None,
+    no_embed: Annotated[bool, typer.Option("--no-embed", help="keep the settings out of the video's metadata")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan, run nothing")] = False,
     format_: Format = Output.text,
     verbose: Verbose = False,
@@ -102,13 +107,19 @@ def generate(
 ) -> None:
     """Make a video; it can be watched while it grows, and stopped and resumed at any moment."""
     from longtake.apps.generate import Console, run_generate
-    from longtake.apps.settings import Request
+    from longtake.apps.stories import requested
 
-    request = Request(
-        prompt, model, method, solver, preset, frames, seconds, steps, guidance, size, fps, seed,
-        image, video, negative_prompt, tuple(set_ or ()), device, dtype,
+    console = Console(format_ is Output.json, verbose, quiet)
+    given = dict(
+        prompt=prompt, model=model, method=method, solver=solver, preset=preset, frames=frames, seconds=seconds,
+        steps=steps, guidance=guidance, size=size, fps=fps, seed=seed, image=image, video=video, audio=audio,
+        negative_prompt=negative_prompt, set=tuple(set_) if set_ else None, device=device, dtype=dtype,
+        embed=False if no_embed else None,
     )  # fmt: skip
-    run_generate(request, out, dry_run, Console(format_ is Output.json, verbose, quiet))
+    request, notes = requested(given, from_)
+    for note in notes:
+        console.note(note)
+    run_generate(request, out, dry_run, console)
 
 
 @app.command()

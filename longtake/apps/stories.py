@@ -31,7 +31,7 @@ def embedded(settings: Settings) -> str:
     """The settings as the JSON that stands in a video, without the paths of this machine."""
     content = {key: value for key, value in settings.to_json().items() if key not in HIDDEN}
     if is_path(settings.model):
-        content["model"] = settings.model_name or Path(settings.model).name
+        content["model"] = None  # it has no name that others know
     return json.dumps({"longtake": content}, ensure_ascii=False)
 
 
@@ -40,30 +40,43 @@ def is_path(model: str) -> bool:
     return model.startswith((".", "/", "~", "live:", "\\")) or re.match(r"[A-Za-z]:", model) is not None
 
 
-def restored(path: Path | str) -> tuple[Request, list[str]]:
+def requested(given: dict[str, Any], source: Path | None = None) -> tuple[Request, list[str]]:
+    """(the request that was typed, None: not given, lines to say). `source`: a video whose settings fill the gaps."""
+    if source is not None:
+        request, notes = restored(source, given)
+        return over(request, given), notes
+    if given["prompt"] is None:
+        raise UsageError(
+            'missing the prompt; say what to show, such as: longtake generate "a dog walks over green hills"'
+        )
+    return Request(**{name: value for name, value in given.items() if value is not None}), []
+
+
+def restored(path: Path | str, given: dict[str, Any]) -> tuple[Request, list[str]]:
     """(the request that a video was made by, lines to say), from the settings in its metadata.
 
     UsageError if it has none. Files that the video began with are not in it; they have to be given again.
     """
     content = _told(path)
-    notes = [f"settings from {path}, seed {content.get('seed')}"]
+    seed = content.get("seed") if given.get("seed") is None else given["seed"]
+    notes = [f"settings from {path}, seed {seed}"]
     if content.get("turns"):
         notes.append(f"the video had {len(content['turns'])} changes of direction, which are not made again")
-    given: dict[str, Any] = {name: content.get(name) for name in ("model", "method", "solver", "guidance", "seed")}
-    given |= {name: content.get(name) for name in ("fps", "dtype", "frames", "steps", "preset")}
+    names = ("model", "method", "solver", "guidance", "seed", "fps", "dtype", "frames", "steps", "preset")
+    told: dict[str, Any] = {name: content.get(name) for name in names}
     if content.get("frames") is None:
-        given["seconds"] = "inf"
+        told["seconds"] = "inf"
     size = (content["width"], content["height"]) if content.get("width") and content.get("height") else None
     sets = [
         f"{content.get('method')}.{name}={_word(value)}" for name, value in (content.get("parameters") or {}).items()
     ]
     try:
         request = Request(prompt=content["prompt"], negative_prompt=content.get("negative_prompt") or "", size=size,
-                          set=tuple(sets), **given)  # fmt: skip
+                          set=tuple(sets), **told)  # fmt: skip
     except (KeyError, TypeError) as error:
         raise UsageError(f"the settings in {path} lack {error}; give the prompt and the flags instead") from error
-    if not isinstance(request.model, str) or is_path(request.model):
-        raise UsageError(f"{path} names no model by its name ({shown(request.model)}); add --model")
+    if given.get("model") is None and (not isinstance(request.model, str) or is_path(request.model)):
+        raise UsageError(f"{path} does not say where its model is ({shown(content.get('model_name'))}); add --model")
     return request, notes
 
 
