@@ -13,6 +13,7 @@ from diffusers import DDIMScheduler
 from PIL import Image
 from torch import Tensor
 
+from longtake.apps.convert_command import run_convert
 from longtake.apps.session import generate
 from longtake.core.engine import Engine
 from longtake.core.model import Denoiser
@@ -34,6 +35,7 @@ from longtake.rollouts.plain import Plain
 from longtake.testing import check_denoiser, check_rollout
 from tests import consisti2v_reference as reference
 from tests.test_models_opensora import layout, noise, relative
+from tests.turns import assert_stopping_changes_nothing
 
 PROMPT, NEGATIVE = "a dog runs right over the hills", "a cat"
 
@@ -242,6 +244,24 @@ def test_a_film_from_a_picture(folder, tmp_path):
     )  # fmt: skip
     assert result.frames == len(list(read_frames(result.video))) == 9
     assert model_facts(folder) == (True, 16, 8.0)
+
+
+def test_a_film_in_two_turns(folder, tmp_path):
+    """The picture is read once: it can be gone when the film goes on."""
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (64, 32), (200, 40, 60)).save(picture)
+    options = {"method": "chunk", "set": ["chunk.overlap=1"], "frames": 10, "steps": 2, "image": picture, "seed": 3}
+    assert_stopping_changes_nothing(PROMPT, tmp_path, 3, model=str(folder), **options)
+
+
+def test_downloads_are_assembled(folder, tmp_path):
+    downloads = Path(shutil.copytree(folder, tmp_path / "downloads"))
+    (downloads / "longtake.json").unlink()
+    made = run_convert("consisti2v", downloads, tmp_path / "made")
+    (made / "longtake.json").write_text((folder / "longtake.json").read_text())
+    x, levels = noise(1, 3, 4, 4, 8), torch.tensor([[0, 2, 2]])
+    ours, theirs = (load(home, num_steps=2).denoiser(x, levels, [PROMPT]) for home in (made, folder))
+    assert torch.equal(ours, theirs)
 
 
 def model_facts(folder: Path) -> tuple[bool, int, float]:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from longtake.apps.convert_command import run_convert
 from longtake.apps.session import generate
 from longtake.core.model import Blend, Codec, Denoiser
 from longtake.core.rows import advance, noise_row
@@ -19,7 +20,6 @@ from longtake.errors import UsageError
 from longtake.models import opensora_text as text
 from longtake.models.load import load
 from longtake.models.opensora import schedule_of
-from longtake.models.opensora_convert import open_sora
 from longtake.models.opensora_stdit import STDiT3, position_table
 from longtake.models.opensora_tiny import SIZES, TEMPORAL, save_tiny_open_sora
 from longtake.models.opensora_vae import OpenSoraVAE
@@ -27,6 +27,7 @@ from longtake.output.video import read_frames
 from longtake.rollouts.fifo import Fifo
 from longtake.testing import check_denoiser, check_rollout
 from tests import opensora_reference as reference
+from tests.turns import assert_stopping_changes_nothing
 
 PROMPT, NEGATIVE = "a dog runs right over the hills", "a cat"
 HERE = Path(__file__).parent / "layouts"
@@ -260,6 +261,12 @@ def test_a_film_from_a_folder_has_every_frame_asked_for(folder, tmp_path):
     assert result.latent_frames == 10, "two groups"
 
 
+def test_a_film_in_two_turns(folder, tmp_path):
+    """Stopped in the second group, with latents waiting for it."""
+    options = {"model": str(folder), "method": "fifo", "steps": 15, "seed": 1, "frames": 30, "guidance": 1}
+    assert_stopping_changes_nothing(PROMPT, tmp_path, 23, **options)
+
+
 def test_one_line_for_what_is_wrong(folder, tmp_path):
     def broken(name: str) -> Path:
         return Path(shutil.copytree(folder, tmp_path / name))
@@ -288,21 +295,17 @@ def test_downloads_are_assembled(folder, tmp_path):
     downloads = Path(shutil.copytree(folder, tmp_path / "downloads"))
     (downloads / "longtake.json").unlink()
     target = tmp_path / "made"
-    target.mkdir()
     text = downloads / "text_encoder"
     weights = load_file(text / "model.safetensors")
     for number, names in enumerate((sorted(weights)[::2], sorted(weights)[1::2])):
         torch.save({name: weights[name] for name in names}, text / f"pytorch_model-{number}.bin")
     (text / "model.safetensors").unlink()
 
-    def read(path: Path) -> dict[str, Tensor]:
-        return load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
-
-    open_sora(read, downloads, target)
+    run_convert("open-sora", downloads, target)
     (target / "longtake.json").write_text((folder / "longtake.json").read_text())
     x, levels = noise(1, 5, 4, 4, 6), torch.tensor([[0, 1, 2, 2, 1]])
     ours, theirs = (load(home, num_steps=2).denoiser(x, levels, [PROMPT]) for home in (target, folder))
     assert torch.equal(ours, theirs)
     shutil.rmtree(downloads / "tokenizer")
     with pytest.raises(UsageError, match="no folder 'tokenizer'"):
-        open_sora(read, downloads, tmp_path)
+        run_convert("open-sora", downloads, tmp_path / "other")

@@ -12,6 +12,7 @@ from diffusers import EulerAncestralDiscreteScheduler
 from PIL import Image
 from torch import Tensor
 
+from longtake.apps.convert_command import run_convert
 from longtake.apps.session import generate
 from longtake.core.model import Codec, Denoiser
 from longtake.core.noise import normal, root
@@ -29,6 +30,7 @@ from longtake.rollouts.fifo import Fifo
 from longtake.testing import check_denoiser, check_rollout
 from tests import opensoraplan_reference as reference
 from tests.test_models_opensora import layout, noise, relative
+from tests.turns import assert_stopping_changes_nothing
 
 PROMPT = "a dog runs right over the hills"
 
@@ -210,9 +212,16 @@ def test_given_rows_become_a_black_video_with_them_in_place(pictures, monkeypatc
     eps = normal(x.shape[2:], root(0), "known row", 1)
     assert torch.allclose(shown[0, 1], schedule.alphas[5] * x[0, 1] + schedule.sigmas[5] * eps, atol=1e-6)
     assert torch.equal(shown[0, 2:], x[0, 2:])
-    count = len(made)
     denoiser(x, torch.tensor([[0, 0, 4, 2]]), [PROMPT])
-    assert len(made) == count == 1, "the same rows are encoded once"
+    assert len(made) == 1, "the same rows are encoded once"
+    end = Image.new("RGB", (48, 32), (10, 200, 90))
+    denoiser.network.end_with(end, (48, 32))
+    denoiser(x, levels, [PROMPT])
+    denoiser.network.end_with(None, (48, 32))
+    black[-1] = (torch.tensor([10.0, 200, 90]) / 127.5 - 1)[:, None, None]
+    given = seen[-1][4]
+    assert relative(given[0, :, :4], latents(black)) < 1e-5
+    assert given[0, 2:, 4:, 0, 0].tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]], "the last frame of four is given"
     assert [leading(row) for row in ([0, 0, 3], [2, 0], [0, 0])] == [2, 0, 2]
 
 
@@ -294,6 +303,26 @@ def test_films_from_folders(folder, pictures, tmp_path):
         PROMPT, tmp_path / "i2v", model=str(pictures.source), method="plain", frames=7, steps=2, image=picture, seed=3
     )
     assert result.frames == len(list(read_frames(result.video))) == 7
+
+
+def test_a_film_in_two_turns(folder, tmp_path):
+    """The autoencoder's memory goes through the disk, two frames behind."""
+    options = {"model": str(folder), "method": "fifo", "steps": 5, "seed": 1, "frames": 16}
+    assert_stopping_changes_nothing(PROMPT, tmp_path, 8, **options)
+
+
+def test_downloads_are_assembled(folder, pictures, tmp_path):
+    for name, source in (("text", folder), ("pictures", pictures.source)):
+        downloads = Path(shutil.copytree(source, tmp_path / f"{name}-downloads"))
+        (downloads / "longtake.json").unlink()
+        made = run_convert("open-sora-plan", downloads, tmp_path / name)
+        (made / "longtake.json").write_text((source / "longtake.json").read_text())
+        assert load(made).denoiser.can.image_first == (name == "pictures")
+    config = tmp_path / "text-downloads" / "vae" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_channels": 16}))
+    with pytest.raises(UsageError, match=r"the vae is another network: decoder\.conv_in\.conv\.bias is \(32,\)"):
+        run_convert("open-sora-plan", tmp_path / "text-downloads", tmp_path / "never")
+    assert not (tmp_path / "never").exists()
 
 
 def test_one_line_for_what_is_wrong(folder, tmp_path):

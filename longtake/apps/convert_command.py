@@ -49,6 +49,11 @@ ENCODERS = {
 }  # fmt: skip
 """Function of rewards/encoders/convert.py by kind."""
 
+
+def _parts(network: str) -> str:
+    return f"a folder with the downloads as {network}, vae, text_encoder and tokenizer"
+
+
 KINDS: dict[str, Kind] = {
     name: Kind("longtake.apps.convert_command:encode", "a file of weights or the package with it", encoder=True)
     for name in ENCODERS
@@ -56,6 +61,9 @@ KINDS: dict[str, Kind] = {
 KINDS |= {
     "videocrafter2": Kind("longtake.models.videocrafter_convert:convert", "VideoCrafter2's model.ckpt"),
     "latte-ucf": Kind("longtake.models.latte_ucf_convert:convert", "Latte's ucf101.pt"),
+    "open-sora": Kind("longtake.models.opensora_convert:open_sora", _parts("transformer")),
+    "open-sora-plan": Kind("longtake.models.opensora_convert:open_sora_plan", _parts("transformer")),
+    "consisti2v": Kind("longtake.models.opensora_convert:consisti2v", _parts("unet")),
 }
 """What `convert` knows. A kind of checkpoint is one row: module and function, loaded when asked for."""
 

@@ -203,8 +203,7 @@ def load_family(source: Source, options: LoadOptions) -> Model:
     usual = shared.usual(USUAL, source)
     device = shared.pick_device(options.device)
     kind = shared.dtype_of(options.dtype, device)
-    config = config_of(ConsistConfig, source, "unet", FILE_NAMES)
-    network = load_own(lambda: ConsistUNet(config), source, "unet", device, kind)
+    network = load_own(lambda: network_of(source), source, "unet", device, kind)
     vae = load_module(source, "vae", AutoencoderKL, device, torch_dtype=torch.float32)
     tokenizer = load_part(CLIPTokenizer, source.path("tokenizer"), source.folder)
     cache = PromptCache(
@@ -239,3 +238,8 @@ def load_family(source: Source, options: LoadOptions) -> Model:
         weights_hash=shared.weights_hash(source, WEIGHTED),
         license=shared.license_of(source),
     )
+
+
+def network_of(source: Source) -> ConsistUNet:
+    """The network that a folder's configuration describes, without its weights."""
+    return ConsistUNet(config_of(ConsistConfig, source, "unet", FILE_NAMES))

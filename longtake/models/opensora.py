@@ -104,9 +104,8 @@ def load_family(source: Source, options: LoadOptions) -> Model:
     device = shared.pick_device(options.device)
     kind = shared.dtype_of(options.dtype, device)
     width, height = known.size
-    config = config_of(STDiT3Config, source, "transformer")
-    network = load_own(lambda: STDiT3(config), source, "transformer", device, kind)
-    vae = load_own(lambda: _vae(source), source, "vae", device, torch.float32)
+    network = load_own(lambda: network_of(source), source, "transformer", device, kind)
+    vae = load_own(lambda: vae_of(source), source, "vae", device, torch.float32)
     steps = int(pick(options.num_steps, known.steps))
     schedule = schedule_of(steps, height, width, _warped_latents(known.window))
     tokenizer = load_part(AutoTokenizer, source.path("tokenizer"), source.folder)
@@ -147,7 +146,13 @@ def _warped_latents(window: int) -> int:
     return window // MICRO_LATENTS * MICRO_LATENTS or window
 
 
-def _vae(source: Source) -> OpenSoraVAE:
+def network_of(source: Source) -> STDiT3:
+    """The network that a folder's configuration describes, without its weights."""
+    return STDiT3(config_of(STDiT3Config, source, "transformer"))
+
+
+def vae_of(source: Source) -> OpenSoraVAE:
+    """The autoencoder that a folder's configuration describes, without its weights."""
     content = folders.read_json(source.path("vae") / "config.json")
     temporal = content.get("temporal")
     if temporal is None:  # the published file names its parts, not their sizes

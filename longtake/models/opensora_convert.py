@@ -12,9 +12,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from longtake.errors import UsageError
+from longtake.models.families import Source
+from longtake.models.folder import header
+from longtake.models.own import build
 
 Read = Callable[[Path], dict[str, Any]]
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
@@ -23,25 +26,51 @@ COPIED = (".json", ".model", ".txt")
 
 def open_sora(read: Read, source: Path, folder: Path) -> None:
     """Open-Sora 1.2, from hpcai-tech's OpenSora-STDiT-v3 and OpenSora-VAE-v1.2 and DeepFloyd's t5-v1_1-xxl."""
-    assemble(read, source, folder, ("transformer", "vae", "text_encoder", "tokenizer"))
-    describe(folder, "open-sora", "apache-2.0")
+    from longtake.models import opensora
+
+    assemble(read, source, folder, opensora.PARTS)
+    described = describe(folder, "open-sora", "apache-2.0")
+    same_layout(build(lambda: opensora.network_of(described)), described.path("transformer"))
+    same_layout(build(lambda: opensora.vae_of(described)), described.path("vae"))
 
 
 def open_sora_plan(read: Read, source: Path, folder: Path) -> None:
     """Open-Sora-Plan 1.3, from two folders of LanguageBind/Open-Sora-Plan-v1.3.0 and google/mt5-xxl."""
-    assemble(read, source, folder, ("transformer", "vae", "text_encoder", "tokenizer"))
-    describe(folder, "open-sora-plan", "mit")
+    from longtake.models import opensoraplan
+
+    assemble(read, source, folder, opensoraplan.PARTS)
+    described = describe(folder, "open-sora-plan", "mit")
+    same_layout(build(lambda: opensoraplan.network_of(described)), described.path("transformer"))
+    same_layout(build(lambda: opensoraplan.vae_of(described)), described.path("vae"))
 
 
 def consisti2v(read: Read, source: Path, folder: Path) -> None:
     """ConsistI2V, from TIGER-Lab/ConsistI2V, whose folders have these names."""
-    assemble(read, source, folder, ("unet", "vae", "text_encoder", "tokenizer"))
-    describe(folder, "consisti2v", "openrail++")
+    from longtake.models import consisti2v
+
+    assemble(read, source, folder, consisti2v.PARTS)
+    described = describe(folder, "consisti2v", "openrail++")
+    same_layout(build(lambda: consisti2v.network_of(described)), described.path("unet"))
 
 
-def describe(folder: Path, family: str, license_: str) -> None:
-    """Write the `longtake.json` that makes the folder a model."""
-    (folder / "longtake.json").write_text(json.dumps({"family": family, "license": license_}) + "\n")
+def describe(folder: Path, family: str, license_: str) -> Source:
+    """Write the `longtake.json` that makes the folder a model; returns it as a source."""
+    settings = {"family": family, "license": license_}
+    (folder / "longtake.json").write_text(json.dumps(settings) + "\n")
+    return Source(folder.name, folder, settings=settings)
+
+
+def same_layout(network: nn.Module, folder: Path) -> None:
+    """UsageError unless the folder's weights are those of the network, name for name and shape for shape."""
+    found: dict[str, tuple[int, ...]] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        found |= {name: tuple(entry["shape"]) for name, entry in header(file).items() if name != "__metadata__"}
+    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    for name in sorted({*found, *wanted}):
+        if found.get(name) != wanted.get(name):
+            raise UsageError(
+                f"the {folder.name} is another network: {name} is {found.get(name)}, it should be {wanted.get(name)}"
+            )
 
 
 def assemble(read: Read, source: Path, folder: Path, parts: Sequence[str]) -> None:

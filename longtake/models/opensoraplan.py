@@ -121,6 +121,7 @@ def facts(source: Source, options: LoadOptions) -> ModelFacts:
         guided=float(pick(options.guidance, usual["guidance"])) > 1,
         per_row_levels="own",
         image_first=config.inpaint,
+        last_image=config.inpaint,
         frames_behind=2,
     )
 
@@ -133,8 +134,8 @@ def load_family(source: Source, options: LoadOptions) -> Model:
     kind = shared.dtype_of(options.dtype, device)
     width, height = known.size
     config = _config(source)
-    network = load_own(lambda: PlanTransformer(config), source, "transformer", device, kind)
-    codec = PlanCodec(load_own(lambda: WFVAE(_vae_config(source)), source, "vae", device, torch.float32))
+    network = load_own(lambda: network_of(source), source, "transformer", device, kind)
+    codec = PlanCodec(load_own(lambda: vae_of(source), source, "vae", device, torch.float32))
     steps = int(pick(options.num_steps, known.steps))
     schedule = schedule_of(steps)
     tokenizer = load_part(AutoTokenizer, source.path("tokenizer"), source.folder)
@@ -151,6 +152,7 @@ def load_family(source: Source, options: LoadOptions) -> Model:
         (config.in_channels, height // FACTOR, width // FACTOR),
         per_row_levels="own",
         image_first=config.inpaint,
+        last_image=config.inpaint,
         frames_behind=2,
     )
     return Model(
@@ -180,9 +182,15 @@ def _config(source: Source) -> PlanConfig:
     return replace(config, dense_ends=config.num_layers) if content.get("sparse1d") is False else config
 
 
-def _vae_config(source: Source) -> WFVAEConfig:
+def network_of(source: Source) -> PlanTransformer:
+    """The network that a folder's configuration describes, without its weights."""
+    return PlanTransformer(_config(source))
+
+
+def vae_of(source: Source) -> WFVAE:
+    """The autoencoder that a folder's configuration describes, without its weights. UsageError for another kind."""
     content = folders.read_json(source.path("vae") / "config.json")
     for key, needed in VAE_FIXED.items():
         if content.get(key, needed) != needed:
             raise UsageError(f"{source.path('vae') / 'config.json'}: {key} is {content[key]!r}; supported: {needed!r}")
-    return config_of(WFVAEConfig, source, "vae", VAE_NAMES)
+    return WFVAE(config_of(WFVAEConfig, source, "vae", VAE_NAMES))

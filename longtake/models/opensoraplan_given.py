@@ -1,73 +1,79 @@
 """Pictures and clips for Open-Sora-Plan's image-to-video network, which reads them beside the noise.
 
 Its condition is a video in which given frames stand in place and all others are black, encoded, and a mask of what is
-to be made (1) in four channels a latent, one a frame. Here the given frames are the leading rows of a window that are
-at level 0: their frames are decoded, completed with black and encoded; so the condition follows from the rows alone and
-a resumed run needs no picture. It is made once for the same rows.
+to be made (1) in four channels a latent, one a frame. Here the given frames are those of the leading rows of a window
+that are at level 0: they are decoded, completed with black and encoded; so the condition follows from the rows alone
+and a resumed run needs no picture. It is made once for the same rows. A picture set with `end_with` stands at the end
+of every window besides, as the release's script takes a first and a last one.
 
 The network was trained with every latent at one noise level, the given ones too. So given rows are shown to it noised
 to the level of the first row that is not given, with noise that depends on their place in the window alone.
+
+Cost: one encoding of a window's pixels for each new set of given rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
 from longtake.core.schedule import NoiseSchedule
+from longtake.models.opensora_codec import fitted, from_bytes
 from longtake.models.opensora_rows import Inputs, as_noisy, leading
 from longtake.models.opensoraplan_codec import PlanCodec
 from longtake.models.parts import Remembered
 
-MASK_CHANNELS = 4
 
-
-@dataclass(frozen=True, eq=False)
 class GivenFrames:
     """The image-to-video network as an `opensora_rows.Network`."""
 
-    run: Callable[..., Tensor]
-    codec: PlanCodec
-    schedule: NoiseSchedule
-    _known: dict[int, Remembered] = field(default_factory=dict)
+    def __init__(self, run: Callable[..., Tensor], codec: PlanCodec, schedule: NoiseSchedule) -> None:
+        self.run, self.codec, self.schedule = run, codec, schedule
+        self.last: Tensor | None = None
+        self._told = Remembered(self._tell)
+
+    def end_with(self, picture: Image.Image | None, size: tuple[int, int]) -> None:
+        """The picture at the end of every window; None takes it away. `size` is (width, height)."""
+        self.last = None
+        if picture is not None:
+            self.last = from_bytes(fitted(picture, size), self.codec.factor, self.codec.vae)[0]
+        self._told = Remembered(self._tell)
 
     def __call__(self, inputs: Inputs) -> Tensor:
+        """The prediction, with given rows noised and their condition beside them."""
         counts = [leading(levels) for levels in inputs.levels.tolist()]
-        shown = [self._noised(*row) for row in zip(inputs.x, inputs.times, inputs.levels.tolist(), counts, strict=True)]
-        given = torch.stack([self._condition(x, count) for x, count in zip(inputs.x, counts, strict=True)])
-        x, times = (torch.stack(part) for part in zip(*shown, strict=True))
+        rows = zip(inputs.x, inputs.times, inputs.levels.tolist(), counts, strict=True)
+        x, times = (torch.stack(part) for part in zip(*(self._noised(*row) for row in rows), strict=True))
+        given = torch.stack(
+            [self._told(one[:count], len(one)).to(x) for one, count in zip(inputs.x, counts, strict=True)]
+        )
         inputs = replace(inputs, x=x, times=times)
         return self.run(inputs.x, inputs.times, inputs.text, inputs.mask, given)
 
     def _noised(
-        self,
-        x: Float[Tensor, "F C H W"],
-        times: Tensor,
-        levels: list[int],
-        count: int,
+        self, x: Float[Tensor, "F C H W"], times: Tensor, levels: list[int], count: int
     ) -> tuple[Tensor, Tensor]:
         if not 0 < count < len(levels):
             return x, times
-        level = levels[count]
-        return torch.cat([as_noisy(x[:count], level, self.schedule), x[count:]]), torch.cat(
-            [times[count].expand(count), times[count:]]
-        )
+        shown = torch.cat([as_noisy(x[:count], levels[count], self.schedule), x[count:]])
+        return shown, torch.cat([times[count].expand(count), times[count:]])
 
-    def _condition(self, x: Float[Tensor, "F C H W"], count: int) -> Float[Tensor, "F G H W"]:
-        rows = len(x)
-        if rows not in self._known:
-            self._known[rows] = Remembered(lambda known: self._video_latents(known, rows))
-        mask = torch.ones(rows, MASK_CHANNELS, *x.shape[2:], device=x.device)
-        mask[:count] = 0
-        return torch.cat([self._known[rows](x[:count]).to(x), mask.to(x)], dim=1)
-
-    def _video_latents(self, known: Float[Tensor, "K C H W"], rows: int) -> Float[Tensor, "F C H W"]:
+    @torch.no_grad()
+    def _tell(self, known: Float[Tensor, "K C H W"], rows: int) -> Float[Tensor, "F G H W"]:
+        # latents of the given frames among black ones, then the mask
         height, width = (side * self.codec.factor for side in known.shape[2:])
-        black = torch.full((4 * rows - 3, 3, height, width), -1.0, device=self.codec.device)
-        if len(known):
-            black[: 4 * len(known) - 3] = self.codec.pixels(known)
-        return self.codec.latents(black)
+        video = torch.full((4 * rows - 3, 3, height, width), -1.0, device=self.codec.device)
+        unmade = torch.ones(4 * rows - 3, device=self.codec.device)
+        start = max(4 * len(known) - 3, 0)
+        if start:
+            video[:start], unmade[:start] = self.codec.pixels(known), 0
+        if self.last is not None and start < len(video):
+            video[-1], unmade[-1] = self.last, 0
+        # the first frame's mask stands for four, as its latent has no others
+        masks = torch.cat([unmade[:1].repeat(3), unmade]).reshape(rows, 4, 1, 1).expand(-1, -1, *known.shape[2:])
+        return torch.cat([self.codec.latents(video), masks], dim=1)
