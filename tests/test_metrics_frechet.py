@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from longtake.errors import UsageError
-from longtake.metrics import frechet
+from longtake.metrics import frechet, fvd
 from longtake.metrics.frechet import Gaussian
+from tests import films
 
 
 def normal(n: int, d: int, seed: int = 0) -> torch.Tensor:
@@ -137,3 +139,35 @@ def test_clips_of_any_length_go_through_a_video_encoder():
     assert frechet.over_clips(Brightness(), [clip, clip[:4]]).tolist() == [[0, 2, 4, 6], [0, 1, 2, 3]]
     with pytest.raises(UsageError, match="no clips"):
         frechet.over_clips(Brightness(), [])
+
+
+class Colour:
+    """A video encoder of three dimensions: the mean colour of a clip."""
+
+    name = "colour"
+    num_frames = None
+
+    def __call__(self, clips: torch.Tensor) -> torch.Tensor:
+        return clips.float().mean(dim=(1, 2, 3))
+
+
+def test_videos_are_compared_by_their_clips(tmp_path: Path):
+    """At 8 frames a second clips of 16; 37 frames are two, 10 are one that is shorter."""
+    long, short = films.save(films.moving(37), tmp_path / "a.mp4"), films.save(films.moving(10), tmp_path / "b.mp4")
+    assert [len(clip) for clip in fvd.clips_of(long)] == [16, 16]
+    assert [len(clip) for clip in fvd.clips_of(short)] == [10]
+    joined, true = torch.cat([*fvd.clips_of(long)]).float(), films.moving(37).float()
+    assert (joined - true[:32]).abs().mean() < (joined - true[1:33]).abs().mean() / 2
+
+
+def test_fvd_of_videos(tmp_path: Path):
+    """Equal collections are at 0, redder ones far; too few clips for three dimensions are refused."""
+    films.save(films.moving(96), tmp_path / "a.mp4")
+    films.save(films.moving(96, seed=1), tmp_path / "b.mp4")
+    films.save(films.moving(96, tint=(1.3, 0.8, 0.8)), tmp_path / "c.mp4")
+    a, b, c = (tmp_path / f"{name}.mp4" for name in "abc")
+    same, near, far = (fvd.fvd(Colour(), [a], [other]) for other in (a, b, c))
+    assert same["value"] == 0 and same["encoder"] == "colour" and same["n"] == [6, 6] and same["dimensions"] == 3
+    assert near["value"] < far["value"] / 3
+    with pytest.raises(UsageError, match="3 dimensions of 5 samples"):
+        fvd.fvd(Colour(), [films.save(films.moving(85), tmp_path / "d.mp4")], [a])

@@ -100,6 +100,8 @@ def test_dynamic_degree_by_hand():
     assert vbench.threshold(128) == 3.0
     assert vbench.dynamic_degree([3.1] * 4 + [3.0] * 11, 128)
     assert not vbench.dynamic_degree([3.1] * 3 + [3.0] * 12, 128)
+    # 14 frames, 13 pairs: round(3.5) = 4, as Python rounds
+    assert vbench.dynamic_degree([3.1] * 4 + [3.0] * 9, 128) and not vbench.dynamic_degree([3.1] * 3 + [3.0] * 10, 128)
     assert not vbench.dynamic_degree([0.0], 128) and vbench.dynamic_degree([4.0], 128)
 
 

@@ -1,0 +1,61 @@
+"""FVD between two collections of videos, over any video features, on clips of two seconds.
+
+PA-VDM's way (Sec. 4): long videos are few, so each is cut into clips, and the distance is that of the clips' features.
+Clips do not overlap and a last partial one is left out, so no frame counts twice. The encoder samples a clip to the
+length it was made for. With VideoMAE-v2 or I3D features this is FVD as published (Unterthiner et al. 2018, Ge et al.
+2024) up to the choice of clips; the entry names the encoder, the numbers of clips and the shrinkage.
+
+Memory: one clip and the features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from longtake.metrics.frechet import frechet, over_clips
+from longtake.metrics.measure import portions
+from longtake.output.video import probe
+from longtake.rewards.features import VideoEncoder
+
+CLIP_SECONDS = 2.0
+
+
+def fvd(
+    encoder: VideoEncoder,
+    first: Iterable[Path],
+    second: Iterable[Path],
+    seconds: float = CLIP_SECONDS,
+    shrink: bool = False,
+) -> dict[str, Any]:
+    """{"value", "encoder", "n", "dimensions", "shrinkage"} of two collections of video files.
+
+    UsageError if one has too few clips for the encoder's dimensions (see `frechet`).
+    """
+    with torch.inference_mode():
+        one, two = (over_clips(encoder, _clips(paths, seconds)) for paths in (first, second))
+    return {"encoder": encoder.name, **frechet(one, two, shrink)}
+
+
+def clips_of(path: Path, seconds: float = CLIP_SECONDS) -> Iterator[UInt8[Tensor, "T H W 3"]]:
+    """The whole clips of a video, one after the other; a shorter video is one clip."""
+    length = max(1, round(seconds * float(probe(path).fps)))
+    held: Tensor | None = None
+    whole = False
+    for frames in portions(path):
+        held = frames if held is None else torch.cat([held, frames])
+        while len(held) >= length:
+            yield held[:length]
+            held, whole = held[length:], True
+    if held is not None and not whole:
+        yield held
+
+
+def _clips(paths: Iterable[Path], seconds: float) -> Iterator[Tensor]:
+    for path in paths:
+        yield from clips_of(path, seconds)
