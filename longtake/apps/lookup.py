@@ -9,7 +9,7 @@ from typing import Any
 
 from longtake.apps.parameters import choose
 from longtake.apps.settings import Request
-from longtake.apps.tables import Facts
+from longtake.apps.tables import Facts, options_of
 from longtake.errors import UsageError
 
 SAID = ("per_row_levels", "image_first", "image_only", "last_image", "clean_rows", "first_is_image", "latent_group",
@@ -24,7 +24,14 @@ def look_up(request: Request) -> Facts:
     """
     from longtake.models import families, parts  # imports diffusers, which takes seconds
 
-    options = families.LoadOptions(size=request.size, guidance=request.guidance)
+    options = families.LoadOptions(
+        size=request.size,
+        guidance=request.guidance,
+        lora=tuple(str(item) for item in request.lora),
+        offload=request.offload,
+        compile=request.compile,
+        extras=options_of(request.set),
+    )
     if not isinstance(request.model, (str, Path)):
         return _facts_of(families.load_family(parts.source_of(request.model), options))
     named, names = str(request.model), parts.known()

@@ -12,7 +12,7 @@ from longtake.errors import UsageError
 
 @dataclass(frozen=True)
 class Parameter:
-    """A value of `--set METHOD.name=...`: int, float, bool, or one of the words in `kind`."""
+    """A value of `--set METHOD.name=...`: int, float, bool, any word (str), or one of the words in `kind`."""
 
     name: str
     kind: type | tuple[str, ...]
@@ -24,7 +24,7 @@ class Parameter:
         """What may be typed."""
         if isinstance(self.kind, tuple):
             return "|".join(self.kind)
-        word = {int: "a whole number", float: "a number", bool: "true|false"}[self.kind]
+        word = {int: "a whole number", float: "a number", bool: "true|false", str: "a word"}[self.kind]
         return word if self.low is None else f"{word} of at least {self.low:g}"
 
     def parse(self, owner: str, text: str) -> Any:

@@ -25,6 +25,8 @@ def plan(request: Request) -> tuple[Settings, Facts, list[str]]:
     if facts.vocabulary == "world":
         read_as, words = advise(request.prompt)
         settings, notes = replace(settings, read_as=read_as), [*notes, *words]
+    if facts.image_only and not (settings.image or settings.video):
+        raise UsageError(f"{facts.name} makes videos from a picture; add --image FILE (or --video CLIP)")
     if settings.image and not facts.image_first:
         raise UsageError(
             f"{facts.name} cannot begin with a picture; use a model that can (Wan 2.2 TI2V), or --video CLIP"

@@ -94,12 +94,16 @@ def build(settings: Settings, live: Any = None, fresh: bool = False) -> Session:
         settings.negative_prompt,
         settings.device,
         settings.dtype,
+        settings.lora,
+        settings.offload,
+        settings.compile,
+        settings.options,
     )
     can, device = model.denoiser.can, model.denoiser.device
     materials = Materials(can.latent_shape, model.denoiser.schedule, Solver(model.solver), can.window, model.codec)
     rollout = rollout_of(settings, materials)
     try:
-        notes = [f"device {device}, {model.dtype}", *check(rollout, model.denoiser)]
+        notes = [f"device {device}, {model.dtype}", *model.notes, *check(rollout, model.denoiser)]
     except ValueError as error:
         raise UsageError(str(error)) from error
     batch = settings.batch or (8 if device.type == "cuda" else 1)

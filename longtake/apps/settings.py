@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from longtake.apps.parameters import choose
-from longtake.apps.tables import PRESETS, Facts, Method, method, parse_sets
+from longtake.apps.tables import PRESETS, Facts, Method, method, options_of, parse_sets
 from longtake.core.solvers import RULES
 from longtake.errors import UsageError
+from longtake.output.sound import check_sound
 
 MAX_PROMPT = 2000
 MAX_HOURS = 24
 MAX_STEPS = 1000
 DEFAULT_SECONDS = 10.0
+OFFLOAD = ("none", "model", "group")
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,9 @@ class Request:
     dtype: str | None = None
     audio: str | Path | None = None
     embed: bool = True
+    lora: Sequence[str] = ()
+    offload: str = "none"
+    compile: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,10 @@ class Settings:
     embed: bool = True  # the settings stand in the video's metadata
     turns: list[dict[str, Any]] = field(default_factory=list)  # changes of direction, see apps/directing
     branch: dict[str, Any] | None = None  # of a take: where it left its run
+    lora: list[str] = field(default_factory=list)
+    offload: str = "none"
+    compile: bool = False
+    options: dict[str, Any] = field(default_factory=dict)  # of the model, as `--set riflex=` gave them
 
     @property
     def rate(self) -> Fraction:
@@ -125,6 +134,7 @@ def screen(request: Request) -> None:
         raise UsageError(f"--guidance {request.guidance:g} is not possible; give 0 to 100 (1 or less: no guidance)")
     if request.fps is not None:
         parse_fps(request.fps)
+    choose("offload", request.offload, OFFLOAD, "--offload")
     if request.seed is not None and not 0 <= request.seed < 2**63:
         raise UsageError(f"--seed {request.seed} is not possible; give 0 to 2^63 - 1")
     if request.image and request.video:
@@ -132,6 +142,8 @@ def screen(request: Request) -> None:
     for flag, path in (("--image", request.image), ("--video", request.video), ("--audio", request.audio)):
         if path and not Path(path).is_file():
             raise UsageError(f"{flag} {path}: there is no such file")
+    if request.audio:
+        check_sound(request.audio)
     if row is not None:
         parse_sets(request.set, row)
 
@@ -168,6 +180,9 @@ def decide(request: Request, facts: Facts) -> tuple[Settings, list[str]]:
             f"{row.name} needs one noise level per latent frame, which {facts.name} lacks; use --method plain"
         )
     values, general = parse_sets(request.set, row)
+    if row.name == "chunk" and facts.image_only and "join" not in values:
+        values = {**values, "join": "pixel"}
+        notes.append(f"chunk.join=pixel: {facts.name} continues from a picture")
     preset = PRESETS[request.preset] if request.preset else {}
     steps = request.steps
     if preset and steps is None:
@@ -204,6 +219,10 @@ def decide(request: Request, facts: Facts) -> tuple[Settings, list[str]]:
         batch=general.get("batch"),
         audio=str(Path(request.audio).absolute()) if request.audio else None,
         embed=request.embed,
+        lora=[str(item) for item in request.lora],
+        offload=request.offload,
+        compile=request.compile,
+        options=options_of(request.set),
     )
     return settings, notes
 

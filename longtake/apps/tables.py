@@ -145,7 +145,17 @@ PRESETS: dict[str, dict[str, Any]] = {
     "lab": {"steps": 24, "methods": {"fifo": {"partitions": 2}}},
 }
 
-GENERAL = (Parameter("batch", int, "most windows in one forward", 1),)
+MODEL_OPTIONS = (
+    Parameter("allow_unsound", bool, "run methods that a model is known to be bad at"),
+    Parameter("riflex", int, "latents of one window, up to twice the model's own (RIFLEx)", 1),
+    Parameter("freelong", str, "true, or the frames of a longer window (FreeLong, on layers over time)"),
+    Parameter("freepca", str, "true, or the frames of a longer window (FreePCA, on layers over time)"),
+    Parameter("scale", str, "how the data were scaled in training (VideoCrafter2)"),
+    Parameter("tiling", bool, "decode pictures in tiles, for less memory"),
+)
+"""Bare keys of --set that a model reads."""
+
+GENERAL = (Parameter("batch", int, "most windows in one forward", 1), *MODEL_OPTIONS)
 """Bare keys of --set."""
 
 
@@ -179,6 +189,13 @@ def parse_sets(texts: Iterable[str], row: Method) -> tuple[dict[str, Any], dict[
         else:
             values[own[key].name] = own[key].parse(f"{row.name}.", value)
     return values, general
+
+
+def options_of(texts: Iterable[str]) -> dict[str, Any]:
+    """The values of `--set` that are options of the model, whatever the method."""
+    known = {parameter.name: parameter for parameter in MODEL_OPTIONS}
+    pairs = (text.partition("=") for text in texts)
+    return {key.strip(): known[key.strip()].parse("", value) for key, _, value in pairs if key.strip() in known}
 
 
 @dataclass(frozen=True)
