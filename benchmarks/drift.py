@@ -1,11 +1,11 @@
 """How far a minute drifts: naive chunks beside FIFO and beside rendered truth, in pocket's world.
 
-    python benchmarks/drift.py [--captions 8] [--seconds 60] [--arms truth chunk pixel fifo]
+    python benchmarks/drift.py [--captions 8] [--seconds 60] [--arms truth chunk pixel fifo progressive tuned]
     python benchmarks/drift.py --plot            # the plot again, of the rows that are there
 
 `chunk` hands two latents on, `pixel` one decoded picture (how image-to-video pipelines are chained); `fifo` is the
-queue with its defaults. Truth is the same scene rendered for as long: its curve is what no drift looks like to these
-measures. A row an arm and caption in `results/drift.jsonl`; rows that are there are not made again, so an interrupted
+queue with its defaults; `progressive` is PA-VDM on pocket as it is, `tuned` on pocket-progressive. Truth is the same
+scene rendered for as long: its curve is what no drift looks like to these measures. A row an arm and caption in `results/drift.jsonl`; rows that are there are not made again, so an interrupted
 run goes on where it stopped. The plot shows means with 95 % bootstrap intervals over captions.
 """
 
@@ -31,11 +31,14 @@ from longtake.metrics.world import average
 from longtake.metrics.world_drift import drift
 from longtake.rollouts.chunk import Chunk
 from longtake.rollouts.fifo import Fifo
+from longtake.rollouts.progressive import Progressive
 from longtake.world.captions import caption
 from longtake.world.grammar import scene
 from longtake.world.renderer import render
 
-ARMS = ("truth", "chunk", "pixel", "fifo")
+ARMS = ("truth", "chunk", "pixel", "fifo", "progressive", "tuned")
+USUAL = ARMS[:4]
+STEPS = {"fifo": 36, "progressive": 33, "tuned": 33}  # the methods' defaults on pocket; the others take the model's
 PANELS = (
     ("subject_similarity", "the subject is still itself"),
     ("place_similarity", "the place is still itself"),
@@ -43,7 +46,6 @@ PANELS = (
     ("motion_quality", "it moves as the caption says"),
     ("colour_shift", "shift of the mean colour, of 255"),
 )
-FIFO_PARTITIONS = 3
 PLOT = Path(__file__).parent.parent / "docs" / "figures" / "drift.svg"
 
 
@@ -52,6 +54,8 @@ def film(model: Any, arm: str, prompt: str, seed: int, num_latents: int) -> tupl
     can, schedule, solver = model.denoiser.can, model.denoiser.schedule, Solver(model.solver)
     if arm == "fifo":
         rollout: Any = Fifo(can.latent_shape, schedule, solver, can.window)
+    elif arm in ("progressive", "tuned"):
+        rollout = Progressive(can.latent_shape, schedule, solver, can.window - 1)
     elif arm == "pixel":
         rollout = Chunk(can.latent_shape, schedule, solver, can.window, 1, "pixel", model.codec)
     else:
@@ -71,15 +75,16 @@ def measure(options: argparse.Namespace) -> None:
     """Make the rows that are missing, truth first."""
     judge, num_latents = judging.load(), round(options.seconds * 8 / 4) + 1
     base = longtake.load("pocket")
-    models = {"chunk": base, "pixel": base}
-    if "fifo" in options.arms:
-        models["fifo"] = longtake.load("pocket", num_steps=FIFO_PARTITIONS * base.window)
+    models = {
+        arm: longtake.load("pocket-progressive" if arm == "tuned" else "pocket", num_steps=STEPS.get(arm))
+        for arm in options.arms
+    }
     known, frames = world_rows.done(options.out), 4 * (num_latents - 1) + 1
     for number in range(options.captions):
         wanted = scene(number, "heldout")
         for arm in options.arms:
             row = {"arm": arm, "caption": caption(wanted), "seed": number, "weights": base.weights_hash,
-                   "judge": judging.label(), "frames": frames}  # fmt: skip
+                   "judge": judging.label(), "frames": frames, "model": models[arm].weights_hash}  # fmt: skip
             if world_rows.key_of(row) in known:
                 continue
             began, nfe = time.monotonic(), 0
@@ -115,7 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--captions", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(USUAL))
     parser.add_argument("--out", type=Path, default=world_rows.RESULTS / "drift.jsonl")
     parser.add_argument("--to", type=Path, default=PLOT)
     parser.add_argument("--plot", action="store_true", help="only draw")

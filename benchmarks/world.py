@@ -28,14 +28,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=world_rows.RESULTS / "world.jsonl")
     options = parser.parse_args()
     model = longtake.load(options.model)
-    row = {"arm": "plain", "caption": f"{options.captions} held-out", "seed": 0, "weights": model.weights_hash,
-           "judge": judging.label(), "frames": 45}  # fmt: skip
+    row = {"arm": "plain", "model": options.model, "caption": f"{options.captions} held-out", "seed": 0,
+           "weights": model.weights_hash, "judge": judging.label(), "frames": 45}  # fmt: skip
     if world_rows.key_of(row) in world_rows.done(options.out):
         print("this row is there")
         return
     began = time.monotonic()
     found = evaluate(model, judging.load(), Size(captions=options.captions))
-    told = {"name": options.name, "model": options.model, "machine": platform.machine(), "steps": model.steps,
+    told = {"name": options.name, "machine": platform.machine(), "steps": model.steps,
             "guidance": model.guidance, "seconds": time.monotonic() - began}  # fmt: skip
     world_rows.append(options.out, row | told | {"judge_accuracy": found.pop("judge")} | found)
     for key, value in found.items():

@@ -89,6 +89,18 @@ def world_table(row: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def speeds() -> str:
+    """The last measured speeds beside their bars."""
+    rows = world_rows.read(world_rows.RESULTS / "speed.jsonl")
+    if not rows:
+        return "Not measured yet: `python benchmarks/world_speed.py`."
+    row = rows[-1]
+    lines = ["| | seconds | bar |", "|---|---|---|"]
+    lines += [f"| {key} | {value:.3f} | {row['bars'][key]:g} |" for key, value in row["seconds"].items()]
+    told = f"{row['date']}, commit {row['commit']}, {row['threads']} threads, load before {row['load_before']:.1f}"
+    return "\n".join([*lines, "", f"Medians on CPU: {told} (bars are for 2 quiet cores)."])
+
+
 def newest(model: str) -> dict[str, Any] | None:
     """The last row of the world suite of a model."""
     rows = [row for row in world_rows.read(world_rows.RESULTS / "world.jsonl") if row.get("model", "pocket") == model]
@@ -148,6 +160,12 @@ AdamW elsewhere, averaged weights. Two CPU cores.
 What truth itself scores (rendered, and rendered and sent through the autoencoder):
 
 {ceiling.table(world_rows.RESULTS / "ceiling.jsonl")}
+
+## Speed
+
+{speeds()}
+
+## Drift
 
 How far a minute drifts: [drift.svg](../figures/drift.svg), made by `benchmarks/drift.py`.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-KEY = ("arm", "caption", "seed", "weights", "judge", "frames")
+KEY = ("arm", "model", "caption", "seed", "weights", "judge", "frames")
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -3,15 +3,16 @@
 #
 #   scripts/finish_pocket.sh NAME          NAME: what tables call this set of weights, such as pocket-1
 #
-# Minutes on two quiet cores: export 0.5, preview 3, judges 8, their check 3, world suite 10, ceiling 3, drift 20,
-# progressive fine-tuning 32, its suite 10, cards 0.1. A step that is done for the present weights is not done again.
+# Minutes on two quiet cores: export 0.5, preview 3, judges 8, their check 3, speed 1, world suite 10, ceiling 3,
+# drift 20, progressive fine-tuning 32, its suite 10, its drift 15, cards 0.1. A step that is done for the present
+# weights is not done again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 name=${1:?usage: scripts/finish_pocket.sh NAME}
 py=${PYTHON:-.venv/bin/python}
-cache=${LONGTAKE_CACHE:-.cache/longtake}
+cache=.cache/longtake
 weights=longtake/models/weights
-export OMP_WAIT_POLICY=passive LONGTAKE_CACHE="$cache"
+export OMP_WAIT_POLICY=passive
 mkdir -p "$cache/finish" benchmarks/results/training docs/figures docs/cards
 
 if pgrep -f "longtake.training.(pocket|vae)" > /dev/null; then
@@ -61,6 +62,7 @@ step judges "$vae" judges
 judge=$(sum_of $weights/pocket-judge/*/judge.safetensors)
 pocket=$(sum_of $weights/pocket/*/*.safetensors)
 step judges-check "$judge-$vae" $py benchmarks/world_judges.py
+step speed "$pocket" $py benchmarks/world_speed.py
 step world "$pocket-$judge" $py benchmarks/world.py --name "$name"
 step ceiling "$vae-$judge" $py benchmarks/ceiling.py
 keep_curves
@@ -68,6 +70,7 @@ $py benchmarks/world_cards.py
 step drift "$pocket-$judge" $py benchmarks/drift.py --captions 8
 step progressive "$pocket" progressive "$pocket"
 step progressive-world "$pocket-$judge" $py benchmarks/world.py --name "$name-progressive" --model pocket-progressive
+step progressive-drift "$pocket-$judge" $py benchmarks/drift.py --captions 8 --arms progressive tuned
 keep_curves
 $py benchmarks/world_cards.py
 echo "all done; look at docs/figures/drift.svg and docs/cards, then commit weights, results, figures and cards"
