@@ -5,8 +5,9 @@
 
 `chunk` hands two latents on, `pixel` one decoded picture (how image-to-video pipelines are chained); `fifo` is the
 queue with its defaults; `progressive` is PA-VDM on pocket as it is, `tuned` on pocket-progressive. Truth is the same
-scene rendered for as long: its curve is what no drift looks like to these measures. A row an arm and caption in `results/drift.jsonl`; rows that are there are not made again, so an interrupted
-run goes on where it stopped. The plot shows means with 95 % bootstrap intervals over captions.
+scene rendered for as long: its curve is what no drift looks like to these measures. A row an arm and caption in
+`results/drift.jsonl`; rows that are there are not made again, so an interrupted run goes on where it stopped. The plot
+shows means with 95 % bootstrap intervals over captions.
 """
 
 from __future__ import annotations
