@@ -19,7 +19,7 @@ from longtake.rollouts import diagonal
 from longtake.rollouts.diagonal import Diagonal, LineState
 from longtake.search import branch
 from longtake.search.population import Member, Population
-from tests import test_laws
+from tests import search_faults, test_laws, test_rewards, test_search_laws, test_search_methods
 
 Patch = Any  # pytest.MonkeyPatch
 
@@ -189,5 +189,36 @@ FAULTS = [
         "a window's prompt from one row",
         _prompt_of_the_first_row,
         lambda: test_laws.test_a_window_takes_the_prompt_of_most_rows_it_commits(),
+    ),
+    Fault(
+        "anchor shared by beams",
+        search_faults.shared_anchor,
+        test_search_laws.test_each_branch_is_judged_by_its_own_memory,
+    ),
+    Fault(
+        "tails grafted onto other beams",
+        search_faults.grafted_tails,
+        lambda: test_search_laws.test_what_comes_out_is_one_lineage_from_its_root("beam"),
+    ),
+    Fault(
+        "emission without agreement",
+        search_faults.emits_without_agreement,
+        lambda: test_search_laws.test_what_comes_out_is_one_lineage_from_its_root("beam chunk"),
+    ),
+    Fault(
+        "decoder cache reset",
+        search_faults.decoder_cache_reset,
+        test_rewards.test_a_clip_is_decoded_behind_its_own_branch,
+    ),
+    Fault(
+        "nested searches draw alike",
+        search_faults.nested_alike,
+        test_search_methods.test_a_search_around_a_search_tries_other_noise_than_the_search_inside,
+    ),
+    Fault("jitter adds noise", search_faults.jitter_adds, test_search_methods.test_jitter_keeps_a_state_at_its_level),
+    Fault(
+        "judges what came before the fork",
+        search_faults.forgets_the_fork,
+        test_search_methods.test_what_is_judged_is_what_the_candidate_made,
     ),
 ]

@@ -24,7 +24,7 @@ EVERY = tuple((name, 1.0) for name in ("gaussian", "fft", "renoise", "neighbour"
 
 
 class Drift:
-    """A reward with a memory: frames stay near the branch's own anchor, the mean of its first finished latent.
+    """A reward with a memory: frames stay near the branch's own anchor, its newest finished latent before the clip.
 
     `follow` also counts the latents it saw, so that a branch that was followed twice or not at all scores otherwise.
     """
@@ -36,8 +36,7 @@ class Drift:
 
     def follow(self, memory: Any, emission: Emission) -> Any:
         self.decodes += len(emission.latents)
-        anchor, seen = memory or (emission.latents[0], 0)
-        return anchor, seen + len(emission.latents)
+        return emission.latents[-1], (memory[1] if memory else 0) + len(emission.latents)
 
     def __call__(self, views: list[View]) -> list[float]:
         return [self._one(view) for view in views]
