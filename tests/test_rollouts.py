@@ -389,3 +389,20 @@ def test_a_fade_is_between_its_prompts_on_the_oracle():
 def test_impossible_settings_are_refused(bad: Any):
     with pytest.raises(ValueError, match=r"must be|needs|multiple|divide"):
         bad()
+
+
+def test_colours_are_matched_to_the_first_clip_and_not_in_it():
+    """Two sides: the statistics of every later clip, and the first clip as without matching."""
+    plain, matched = (Chunk(SHAPE, S16, Solver("unipc"), WINDOW, 2, color_match=m) for m in ("none", "adain"))
+    got, want = run(matched, 26)[0], run(plain, 26)[0]
+    assert equal(got[:WINDOW], want[:WINDOW]) and not torch.equal(got[WINDOW], want[WINDOW])
+    first = torch.stack(got[:WINDOW])
+    for start in range(WINDOW, 26, WINDOW - 2):
+        clip, other = torch.stack(got[start : start + 6]), torch.stack(want[start : start + 6])
+        for part in (0, 1):
+            here, there, before = (x[:, part].flatten() for x in (clip, first, other))
+            assert float(here.mean()) == pytest.approx(float(there.mean()), abs=1e-5)
+            assert float(here.std(correction=0)) == pytest.approx(float(there.std(correction=0)), rel=1e-4)
+            assert abs(float(before.mean() - there.mean())) > 1e-3
+    with pytest.raises(ValueError, match="color_match"):
+        Chunk(SHAPE, S16, color_match="hue")  # type: ignore[arg-type]

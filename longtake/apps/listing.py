@@ -10,10 +10,12 @@ from typing import Any
 from longtake.apps.planning import cost
 from longtake.apps.settings import Request
 from longtake.apps.tables import METHODS, Materials, Method, method
+from longtake.core.plan import level_gaps
 from longtake.core.schedule import flow
 from longtake.core.solvers import Solver
 
 WINDOW, STEPS = 12, 24  # pocket's, at which reach and cost are shown
+LENGTH = 48  # of methods of fixed length
 SHAPE = (1, 2, 2)
 REAL = "real weights"
 
@@ -28,24 +30,31 @@ def list_methods(name: str | None, as_json: bool) -> None:
         show(json.dumps(found, ensure_ascii=False))
         return
     for row, facts in zip(rows, found, strict=True):
-        length = "endless" if facts["streams"] else "one clip"
-        show(f"{row.name:<8} {row.help}" + (f" ({row.paper})" if row.paper else ""))
-        show(f"{'':<8} {length}, {facts['nfe_per_latent']:g} NFE per latent without guidance, reach {facts['reach']}")
+        length = "endless" if facts["streams"] else "of fixed length" if row.fixed else "one clip"
+        gap = facts["level_gap"]
+        show(f"{row.name:<11} {row.help}" + (f" ({row.paper})" if row.paper else ""))
+        show(
+            f"{'':<11} {length}, {facts['nfe_per_latent']:g} NFE per latent without guidance, reach {facts['reach']}, "
+            f"levels in a call {gap['mean']:g} apart ({gap['largest']} at most), first latent after "
+            f"{facts['first_latent_nfe']} NFE"
+        )
         for parameter in row.parameters if name else ():
-            show(f"{'':<8} --set {row.name}.{parameter.name}=  {parameter.help} ({parameter.allowed})")
+            show(f"{'':<11} --set {row.name}.{parameter.name}=  {parameter.help} ({parameter.allowed})")
 
 
 def describe_method(row: Method) -> dict[str, Any]:
     """A method with its defaults at a window of 12: reach in latents, NFE per latent in the long run."""
     steps = row.steps(WINDOW, STEPS, None, {})
-    rollout = row.make(Materials(SHAPE, flow(steps), Solver(), WINDOW), {})
+    rollout = row.make(Materials(SHAPE, flow(steps), Solver(), WINDOW, num_latents=LENGTH), {})
     if row.streams:
         cycle = max(getattr(rollout, "cycle", 1), 1)
         base = 2 * rollout.in_flight
         near, far = cost(rollout, base), cost(rollout, base + 4 * cycle)
         per_latent = (far.nfe - near.nfe) / (4 * cycle)
     else:
-        per_latent = cost(rollout, WINDOW).nfe / WINDOW
+        many = LENGTH if row.fixed else WINDOW
+        per_latent = cost(rollout, many).nfe / many
+    mean, largest = level_gaps(rollout)
     return {
         "name": row.name,
         "aliases": list(row.aliases),
@@ -54,6 +63,9 @@ def describe_method(row: Method) -> dict[str, Any]:
         "streams": row.streams,
         "reach": rollout.reach,
         "nfe_per_latent": round(per_latent, 3),
+        "level_gap": {"mean": round(mean, 2), "largest": largest},
+        "first_latent_nfe": cost(rollout, 1).first_nfe,
+        "rows_held": rollout.in_flight,
         "steps": steps,
         "per_row_levels": row.needs_rows,
         "parameters": {f"{row.name}.{item.name}": item.allowed for item in row.parameters},

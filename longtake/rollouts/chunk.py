@@ -6,6 +6,9 @@ the first image of the next clip, as image-to-video pipelines chain (k-step pape
 which both clips hold, is dropped from the second. Users trace colour drift to that round trip, so `latent` is the
 default.
 
+`color_match="adain"` brings every clip after the first to the first one's mean and spread of each latent channel, which
+stops slow drifts of colour, and real changes of light with them; it is off by default.
+
 Symbols of the k-step paper: chunk length -> window, steps -> schedule.num_steps.
 Deviation: the paper's models take one guide picture; here `overlap` latents may guide, and `pixel` always one.
 Cost: S window calls a chunk; the first chunk has f latents (less those of a given context), later ones f - overlap.
@@ -15,7 +18,7 @@ Exactly S * (1 + ceil((N - f) / (f - overlap))) for N >= f latents without conte
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import torch
@@ -32,6 +35,13 @@ from longtake.rollouts import diagonal
 from longtake.rollouts.diagonal import Diagonal, LineState
 
 
+@dataclass(frozen=True, eq=False)
+class ChunkState(LineState):
+    """With the first clip's mean and standard deviation of each channel (C, 1, 1), to which later ones are brought."""
+
+    colours: tuple[Tensor, Tensor] | None = None
+
+
 @dataclass(frozen=True)
 class Chunk:
     """Clips of `window` latents, each behind `overlap` clean latents of the last. Join "pixel" needs the `codec`."""
@@ -43,8 +53,11 @@ class Chunk:
     overlap: int = 2
     join: Literal["latent", "pixel"] = "latent"
     codec: Codec | None = None
+    color_match: Literal["none", "adain"] = "none"
 
     def __post_init__(self) -> None:
+        if self.color_match not in ("none", "adain"):
+            raise ValueError(f"chunk.color_match must be none or adain, got {self.color_match!r}")
         if not 0 <= self.overlap < self.window:
             raise ValueError(f"chunk.overlap must be in 0..{self.window - 1} (below the window), got {self.overlap}")
         if self.join not in ("latent", "pixel"):
@@ -83,7 +96,9 @@ class Chunk:
     def step(self, state: LineState) -> Step[tuple[LineState, Emission]]:
         """All rows of the clip one level down; at the end of a clip, the join."""
         following, emission = yield from self.line.step(state)
-        if self.join == "pixel" and emission.latents:
+        if emission.latents and self.color_match == "adain":
+            following, emission = _matched(following, emission)
+        if emission.latents and self.join == "pixel":
             return self._through_pixels(state, following, emission)
         return following, emission
 
@@ -106,3 +121,18 @@ class Chunk:
         row = clean_row(picture, following.head - 1, following.path)
         # an image-first latent belongs to the next clip alone, so what its window reads is the picture, not the latent
         return replace(following, queue=following.queue.replaced([row])), replace(emission, guide=guide)
+
+
+def _matched(following: LineState, emission: Emission) -> tuple[LineState, Emission]:
+    """AdaIN (Huang & Belongie 2017, Eq. 8) over a clip: later clips get the statistics of the first, by channel."""
+    clip = torch.stack(emission.latents)
+    mean, std = clip.mean(dim=(0, 2, 3), keepdim=True)[0], clip.std(dim=(0, 2, 3), keepdim=True, correction=0)[0]
+    known = getattr(following, "colours", None)
+    if known is None:
+        plain = {item.name: getattr(following, item.name) for item in fields(LineState)}
+        return ChunkState(**plain, colours=(mean, std)), emission
+    latents = tuple(((x - mean) / std.clamp_min(1e-6) * known[1] + known[0]) for x in emission.latents)
+    last = emission.start + len(latents)
+    held = [row for row in following.queue.rows if emission.start <= row.index < last]
+    queue = following.queue.replaced(replace(row, x=latents[row.index - emission.start]) for row in held)
+    return replace(following, queue=queue), replace(emission, latents=latents)

@@ -1,0 +1,64 @@
+"""What is known of a model before its weights are loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from longtake.core.model import Capabilities
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A model as its JSON tells it.
+
+    source    what to load it by, also from another folder
+    size      (width, height) of the run, in pixels, known to fit the model
+    window    latent frames of one call
+    factor    pixels of a latent's side; `compression` pixel frames of a latent after the first
+    guided    whether a window costs two network evaluations, times `experts` at most
+    """
+
+    name: str
+    source: str
+    family: str
+    window: int
+    channels: int
+    factor: int
+    fps: float
+    steps: int
+    size: tuple[int, int]
+    vocabulary: str | None
+    per_row_levels: str
+    image_first: bool
+    guided: bool
+    experts: int = 1
+    compression: int = 4
+    first_is_image: bool = True
+    image_only: bool = False
+    last_image: bool = False
+    clean_rows: bool = False
+    latent_group: int = 1
+    latents_at_once: int = 1
+    frames_behind: int = 0
+
+    def clip_frames(self, context: int = 0) -> int:
+        """Pixel frames of one clip, behind `context` latents that are read and not shown."""
+        return (self.window - context) * self.compression if context else self.can.num_frames(self.window)
+
+    def num_latents(self, num_frames: int, after: bool) -> int:
+        """Latents that decode to `num_frames` frames, behind others or (not `after`) from the start of a video."""
+        return self.can.num_latents(num_frames, after)
+
+    @property
+    def can(self) -> Capabilities:
+        """The same as the loaded model will say it."""
+        names = {item.name for item in fields(Capabilities)} & {item.name for item in fields(self)}
+        return Capabilities(
+            latent_shape=self.shape(self.size),
+            temporal_compression=self.compression,
+            **{name: getattr(self, name) for name in names},
+        )
+
+    def shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        """(C, H, W) of a latent of pictures of `size`."""
+        return self.channels, size[1] // self.factor, size[0] // self.factor
