@@ -8,8 +8,10 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import longtake
+from longtake.apps.train import train
 from longtake.errors import UsageError
 from longtake.output.video import Format, encode
 from longtake.testing.tiny import save_tiny
@@ -151,3 +153,14 @@ def test_videos_are_cut_and_covered():
     wide = torch.zeros(4, 12, 3, dtype=torch.uint8)
     wide[:, 4:8] = 200
     assert bool((cover(wide, (4, 4)) == 200).all())  # the middle is kept
+
+
+def test_the_command_line_trains_every_part(tmp_path):
+    runner = CliRunner()
+    told = runner.invoke(train, ["--help"], prog_name="longtake train").output
+    assert all(name in told for name in ("vae", "pocket", "judge", "preview", "progressive"))
+    sets = runner.invoke(train, ["judge", "--set", "nobody", "--minutes", "1"])
+    assert sets.exit_code == 2
+    made = runner.invoke(train, ["progressive", "--minutes", "1", "--cache", str(tmp_path)])
+    assert isinstance(made.exception, UsageError) and "train pocket" in str(made.exception)
+    assert not list(tmp_path.iterdir())  # nothing half written

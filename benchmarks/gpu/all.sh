@@ -20,3 +20,7 @@ for stage in stills short long; do
   run python3 -m longtake.training.pocket --stage "$stage" --minutes 7 --device cuda --out "$out/cache"
 done
 run python3 -m longtake.training.export --to "$out/pocket" --out "$out/cache"
+for set in measure reward; do
+  run python3 -m longtake.training.judge --set "$set" --minutes 7 --device cuda --out "$out/cache" --to "$out/pocket-judge"
+done
+run python3 -m longtake train progressive --model "$out/pocket" --minutes 7 --device cuda --cache "$out/cache" --to "$out/pocket-progressive"

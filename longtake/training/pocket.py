@@ -160,9 +160,9 @@ def load_vae(out: Path) -> AutoencoderKLWan:
     return vae
 
 
-def load_data(stage: str, out: Path, num: int | None = None) -> dict[str, Tensor]:
-    """The stage's cache with latents normalised by the clips' statistics (which are written beside it)."""
-    vae = load_vae(out)
+def load_data(stage: str, out: Path, num: int | None = None, device: str = "cpu") -> dict[str, Tensor]:
+    """The stage's cache, on the host, with latents normalised by the clips' statistics; encoded on `device`."""
+    vae = load_vae(out).to(device)
     clips = cache.build(vae, out / "clips.safetensors", num or 9000, shapes.FRAMES, minutes=12)
     mean, std = cache.statistics(clips)
     data = cache.build(vae, out / "stills.safetensors", num or 16000, 1, minutes=3) if stage == "stills" else clips
@@ -173,7 +173,7 @@ def load_data(stage: str, out: Path, num: int | None = None) -> dict[str, Tensor
 def train_pocket(minutes: float, stage: str = "stills", device: str = "cpu", out: Path = CACHE,
                  weights: Path | None = None, compiled: bool = True) -> None:  # fmt: skip
     """Train one stage for some minutes of wall time; `weights` continues from an exported pocket folder."""
-    stills, clips = load_data("stills", out), load_data(stage, out)
+    stills, clips = load_data("stills", out, device=device), load_data(stage, out, device=device)
     run = start(stage, out, device, weights)
     if compiled:
         run.model.transformer.compile_repeated_blocks(dynamic=False)
