@@ -21,6 +21,7 @@ from longtake.metrics.entries import entries
 from longtake.metrics.look import METRIC_OF, Eyes, Look
 from longtake.metrics.measure import measure
 from longtake.metrics.run_story import events
+from longtake.metrics.vbench import Consistency
 from longtake.output.video import Format, VideoWriter
 from longtake.rewards.encoders.dis import DisFlow, DisMiddle
 from longtake.world import captions
@@ -140,6 +141,12 @@ def test_published_encoders_make_vbench_and_others_its_formula():
         for kind in kinds:
             assert f"{metric}@{kind}-formula" not in found["real"] and f"{metric}@{kind}" not in found["stand"]
             assert found["real"][f"{metric}@{kind}"]["value"] == found["stand"][f"{metric}@{kind}-formula"]["value"]
+    fold = Consistency(Histogram("any"))
+    fold.update(film)
+    assert found["real"]["subject_consistency@kstep"]["value"] == pytest.approx(sum(fold.to_previous) / 39)
+    assert found["real"]["subject_consistency@vbench"]["value"] == pytest.approx(
+        (sum(fold.to_previous) + sum(fold.to_first)) / 78
+    )
     assert "overall@scalingnoise-formula" in found["real"]  # the interpolation is still a stand-in
     parts = [found["real"][f"{name}_consistency@vbench"]["value"] for name in ("subject", "background")]
     parts += [found["real"][key]["value"] for key in ("motion_smoothness@vbench-formula", "temporal_flickering")]

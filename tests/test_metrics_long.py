@@ -182,6 +182,7 @@ def test_repetition_by_hand():
     assert found == {"value": 0.75, "period": 4.0}
     assert repetition.repetition(torch.tensor([0.0, 4, 8, 8, 2, 8, 8, 8, 2.1]), 1)["period"] == 4.0
     assert repetition.repetition(torch.tensor([0.0, 1, 2, 3, 4]), 1) == {"value": 0.0, "period": 0.0}
+    assert repetition.repetition(torch.tensor([0.0, 8, 2, 8, 8, 8]), 4)["value"] == 0.0  # half a second is no period
     assert repetition.repetition(torch.tensor([0.0, 0.1, 0.5, 0.1, 0.1]), 1)["value"] == 0.0
     assert repetition.disorder(torch.tensor([0.0, 4, 8, 8])) == 0.5
     assert repetition.disorder(torch.tensor([0.0, 1.9, 1.9, 8])) == 0.0
@@ -203,6 +204,8 @@ def test_seams_by_hand():
         errors[join - 1] = 3.9
     assert seams.seam_visibility(errors, [10, 30, 99, 0], 8) == pytest.approx({"value": 2, "chance": 1, "n": 2})
     assert seams.seam_visibility(errors, [20], 8) == pytest.approx({"value": 1, "chance": 0.5 * 37 / 39, "n": 1})
+    # a moment is not its own surrounding: others at 1 / 0.5 and 0.5 / 1, the join at 1 / 0.75
+    assert seams.seam_visibility([0.9, 0.4, 0.9], [3], 8) == pytest.approx({"value": 4 / 3, "chance": 0.5, "n": 1})
     errors[19] = 0.0
     assert seams.seam_visibility(errors, [20], 8)["value"] == pytest.approx(0.05)
     assert seams.seam_visibility(errors, [], 8) is None
@@ -240,6 +243,7 @@ def test_a_subject_that_changes_at_a_join_costs_coherence_alone():
         "coverage": 1,
         "coherence": 0,
     }
+    assert story.score(events, [[DOG], [DOG]])["coherence"] == 0  # the same dog, but it never turns round
     assert story.score(events[:1], stays[:1])["coherence"] is None
 
 

@@ -257,6 +257,11 @@ def test_spread_by_hand():
     assert rows == pytest.approx({"min": 0.5, "max": 5.5, "range": 5, "std": 2.5})
 
 
+def test_curves_over_videos_by_hand():
+    assert aggregates.mean_curve([[1.0, 2.0, None], [3.0, None], [5.0]]) == [3.0, 2.0, None]
+    assert aggregates.mean_curve([]) == []
+
+
 def test_means_over_videos_by_hand():
     """VBench's subject consistency by frames: (0.5 * 10 + 0.8 * 30) / 40; flickering and VBench-Long by videos."""
     assert vbench.mean_over_videos("subject_consistency@vbench-long", [0.5, 0.8], [10, 30]) == pytest.approx(0.65)

@@ -107,7 +107,7 @@ def measured(found: Sequence[Source], eyes: Any, alone: bool) -> dict[str, Entri
 
 def mean(each: Sequence[Entries]) -> Entries:
     """Entries over videos: VBench's means, n the number of videos that have the metric."""
-    from longtake.metrics.aggregates import spread
+    from longtake.metrics.aggregates import mean_curve, spread
     from longtake.metrics.vbench import mean_over_videos
 
     found: Entries = {}
@@ -120,6 +120,9 @@ def mean(each: Sequence[Entries]) -> Entries:
             "n": len(having),
             **spread(values),
         }
+        curves = [entry["curve"] for entry in having if "curve" in entry]
+        if curves:
+            found[name]["curve"] = mean_curve(curves)
         if name == "dynamic_degree":
             found[name]["flow"] = sum(entry["flow"] for entry in having) / len(having)
     return found
