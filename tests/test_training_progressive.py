@@ -134,6 +134,19 @@ def test_it_learns_from_a_folder_of_videos_and_writes_a_model_that_loads(base, t
     assert torch.equal(again.run.model.patch_embedding.weight, task.run.model.patch_embedding.weight)
 
 
+def test_large_models_make_activations_again_and_learn_the_same(base, tmp_path, monkeypatch):
+    clips = videos(tmp_path / "clips", 2)
+    weights = []
+    for limit in (pa.LARGE, 0):
+        monkeypatch.setattr(pa, "LARGE", limit)
+        task = pa.prepare(str(base), clips, tmp_path / "to", out=tmp_path / f"cache-{limit}")
+        assert task.run.model.is_gradient_checkpointing == (limit == 0)
+        pa.fine_tune(task, Budget(steps=3), batch=2)
+        weights.append(task.run.model.state_dict())
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, atol=1e-5, rtol=1e-4)
+
+
 def test_mistakes_are_one_line(base, tmp_path):
     model = longtake.load(str(base))
     with pytest.raises(UsageError, match="no folder"):

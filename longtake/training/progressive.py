@@ -50,6 +50,7 @@ KINDS = {"middle": 0.6, "start": 0.2, "end": 0.2}
 WITH_PREFIX = 0.75
 EMPTY = 0.1  # share of captions dropped, for guidance
 RATE, MUON = 3e-4, 2.5
+LARGE = 100_000_000  # parameters from which activations are made again instead of kept
 HELD = 4  # batches of fixed noise that the curve's `held` is measured on
 
 Kind = Literal["middle", "start", "end"]
@@ -177,6 +178,8 @@ def prepare(model: str, clips: Path | None, to: Path | None, device: str = "cpu"
     folder = out / f"progressive-{base.name}"
     data = material(base, clips, out, folder)
     transformer.requires_grad_(True).train()
+    if sum(p.numel() for p in transformer.parameters()) > LARGE:
+        transformer.enable_gradient_checkpointing()
     run = Run(folder, transformer, optimizer(transformer), Ema(transformer, 0.999))
     run.generator.manual_seed(3)
     run.load()
