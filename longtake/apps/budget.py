@@ -11,6 +11,8 @@ from longtake.core.forecast import forecast
 from longtake.errors import UsageError
 from longtake.search.branch import leaf
 
+LONGEST = 120
+
 
 def parse_budget(text: str) -> float:
     """The factor of "4x": how many times the cost of the run without a search may be spent."""
@@ -26,23 +28,31 @@ def parse_budget(text: str) -> float:
 def afford(row: Search, inner: Any, values: Values, factor: float, latents: int) -> tuple[dict[str, Any], float]:
     """(parameters of the largest search that costs at most `factor` times the run without it, the factor it reaches).
 
-    Costs are forecast over `latents`. What was set stays as set; UsageError if not even the smallest search fits.
+    What was set stays as set; UsageError if not even the smallest search fits. Costs are forecast over `latents`, of
+    long videos over the first 120: what a search costs a latent settles long before.
     """
-    base, steps = forecast(inner, latents).nfe, leaf(inner).schedule.num_steps
-    best: tuple[dict[str, Any], float] | None = None
-    least = math.inf
-    for size in row.sizes(values, steps):
-        tried = {**size, **values}
-        reached = forecast(make_search(row, inner, Blank(), tried, latents), latents).nfe / base
-        least = min(least, reached)
-        if reached > factor:
-            break
-        if best is None or reached > best[1]:
-            best = tried, reached
-    if best is None:
-        raise UsageError(f"--search-budget {factor:g}x is too little for {row.name}: its smallest costs {least:.2g}x; "
-                         f"give that or more, or --search none")  # fmt: skip
-    return best
+    latents = min(latents, LONGEST)
+    base = forecast(inner, latents).nfe
+    tried = [{**size, **values} for size in row.sizes(values, leaf(inner).schedule.num_steps)]
+    known: dict[int, float] = {}
+
+    def costs(place: int) -> float:
+        if place not in known:
+            search = make_search(row, inner, Blank(), tried[place], latents)
+            known[place] = forecast(search, latents).nfe / base
+        return known[place]
+
+    if costs(0) > factor:
+        raise UsageError(f"--search-budget {factor:g}x is too little for {row.name}: its smallest costs "
+                         f"{costs(0):.3g}x; give that or more, or --search none")  # fmt: skip
+    reach = 1  # sizes grow: double until one is too dear, then halve
+    while reach < len(tried) and costs(reach) <= factor:
+        reach = 2 * reach + 1
+    low, high = reach // 2 if reach > 1 else 0, min(reach, len(tried))
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if costs(middle) <= factor else (low, middle)
+    return tried[low], costs(low)
 
 
 def told(row: Search, values: Values, reached: float) -> str:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from longtake.apps.parameters import Parameter, choose
 from longtake.apps.terms import Numbers, Sum
 from longtake.core.rollout import Reward
 from longtake.errors import UsageError
+from longtake.rewards.latent import LatentCosine
 from longtake.search.beam import beam
 from longtake.search.best_of import best_of
 from longtake.search.evolve import evolve
+from longtake.search.freeinit import FreeInit
 from longtake.search.k_step import k_step
 from longtake.search.latsearch import LatSearch
 from longtake.search.local import local
 from longtake.search.proposals import NAMES, Mixture
+from longtake.search.reflect import Reflect
 
 Values = Mapping[str, Any]
 """Parameters of one search that were set, by their short names."""
@@ -31,6 +34,7 @@ class Search:
     make    builds the search
     sizes   (parameters, steps) -> parameters of growing cost, from which a budget picks the last it can pay
     queues  whether it works on methods whose rows differ in level
+    reward  the reward that it takes if none is given; None: the best at hand; "": it needs none
     """
 
     name: str
@@ -41,6 +45,7 @@ class Search:
     parameters: tuple[Parameter, ...] = ()
     aliases: tuple[str, ...] = ()
     queues: bool = True
+    reward: str | None = None
 
 
 def _best_of(inner: Any, reward: Reward, values: Values, length: int | None) -> Any:
@@ -58,11 +63,19 @@ def _beam(inner: Any, reward: Reward, values: Values, length: int | None) -> Any
     return beam(inner, reward, proposals=mixture, **rest)
 
 
+def _reflect(inner: Any, reward: Reward, values: Values, length: int | None) -> Any:
+    if isinstance(reward, LatentCosine) and not reward.eval:  # it judges what the search judges
+        reward = replace(reward, eval=values.get("eval", Reflect.eval), ref=values.get("ref", Reflect.ref))
+    return Reflect(inner, reward, **values)
+
+
 def _counts(name: str, most: int = 64) -> Callable[[Values, int], Sequence[dict[str, Any]]]:
     return lambda values, steps: [{name: number} for number in range(2, most + 1)]
 
 
 def _beams(values: Values, steps: int) -> Sequence[dict[str, Any]]:
+    if "width" in values or "candidates" in values:
+        return _counts("candidates" if "width" in values else "width")(values, steps)
     pairs = [(1, 2), (1, 3), (2, 2), (2, 3), (2, 4), (2, 5), (3, 4), (3, 5), (4, 5), (4, 6), (5, 6), (6, 8), (8, 10)]
     return [{"width": width, "candidates": many} for width, many in pairs]
 
@@ -162,6 +175,36 @@ SEARCHES: dict[str, Search] = {
                 Parameter("rounds", int, "how often", 1),
             ),
             queues=False,
+        ),
+        Search(
+            "reflect",
+            "look at the young end of the queue and grow it again where it breaks",
+            "MIGA Alg. 6, Feng et al. 2026",
+            _reflect,
+            _counts("tries", 16),
+            (
+                Parameter("threshold", float, "fall of the score from one tick to the next that is an anomaly"),
+                Parameter("tries", int, "regrowths of which the best is taken", 1),
+                Parameter("max_corrections", int, "anomalies of a run that are looked into", 0),
+                Parameter("eval", int, "latents that are judged", 1),
+                Parameter("ref", int, "latents in front that they are held against", 1),
+                Parameter("guide", int, "latents in front that guide a regrowth", 0),
+                Parameter("judge", float, "share of the steps that the judged latents have behind them", 0),
+            ),
+            reward="latent-cosine",
+        ),
+        Search(
+            "freeinit",
+            "make each clip again from noise that keeps its slow part",
+            "Wu et al. 2024",
+            lambda inner, reward, values, length: FreeInit(inner, **values),
+            _counts("iterations", 16),
+            (
+                Parameter("iterations", int, "rounds, 1: once as without it", 1),
+                Parameter("cutoff", float, "how much counts as slow, a share of the highest frequency", 0),
+            ),
+            queues=False,
+            reward="",
         ),
     )
 }

@@ -167,7 +167,8 @@ def fixed(rollout: Rollout[Any]) -> bool:
 
 def exact(rollout: Any) -> bool:
     """Whether what a run costs does not depend on what a search sees."""
-    return getattr(rollout, "exact", True) and (fixed(rollout) or exact(rollout.inner))
+    own = getattr(rollout, "exact", not hasattr(rollout, "worst"))
+    return own and (fixed(rollout) or exact(rollout.inner))
 
 
 def lag(rollout: Any) -> int:
