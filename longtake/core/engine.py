@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ from torch import Tensor
 
 from longtake.core.model import Denoiser
 from longtake.core.step import Call, Step
+from longtake.errors import UsageError
 
+log = logging.getLogger("longtake")
 T = TypeVar("T")
 
 
@@ -77,8 +80,8 @@ class Engine:
                 known.add(call.key)
                 waiting.setdefault(len(call.x), []).append(call)
         for group in waiting.values():
-            for start in range(0, len(group), self.batch):
-                part = group[start : start + self.batch]
+            while group:  # the batch may shrink on the way, where memory runs out
+                part, group = group[: self.batch], group[self.batch :]
                 results.update(zip([call.key for call in part], self._forward(part), strict=True))
         return [results[call.key] if call.key in results else torch.stack(call.x) for call in calls]
 
@@ -87,11 +90,32 @@ class Engine:
         x = torch.stack([torch.stack([row.to(device) for row in call.x]) for call in calls])
         levels = torch.tensor([call.levels for call in calls])
         began = time.perf_counter()
-        with torch.inference_mode():
-            x0 = self.denoiser(x, levels, [call.cond for call in calls])
+        try:
+            with torch.inference_mode():
+                x0 = self.denoiser(x, levels, [call.cond for call in calls])
+        except torch.OutOfMemoryError as problem:
+            return self._in_smaller_batches(calls, problem)
         self.meter.seconds += time.perf_counter() - began
         self.meter.forwards += 1
         costs = [cost_of(self.denoiser, call.levels) for call in calls]
         self.meter.nfe += sum(costs)
         self.meter.frame_nfe += levels.shape[1] * sum(costs)
         return [part.clone() for part in x0]
+
+    def _in_smaller_batches(self, calls: Sequence[Call], problem: Exception) -> list[Tensor]:
+        """The same calls after memory ran out, fewer at a time from here on. UsageError if one is too many."""
+        if len(calls) == 1:
+            raise UsageError(
+                "out of memory with one window at a time; use a smaller --size, --offload group, or --dtype bfloat16"
+            ) from problem
+        self.batch = (len(calls) + 1) // 2
+        log.warning(
+            "out of memory with %d windows at once: going on with %d; last bits may differ", len(calls), self.batch
+        )
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        done: list[Tensor] = []
+        while calls:
+            part, calls = calls[: self.batch], calls[self.batch :]
+            done += self._forward(part)
+        return done

@@ -19,6 +19,7 @@ from longtake.core.model import Capabilities, Cond, embedded
 from longtake.core.schedule import NoiseSchedule
 from longtake.models.cogvideox_rows import Tables, forward_mixed, forward_shared, rotary
 from longtake.models.parts import noised_prefix
+from longtake.models.place import Place
 from longtake.models.prompts import PromptCache
 
 EVIDENCE = (
@@ -56,6 +57,7 @@ class CogVideoXDenoiser:
         self.picture, self.riflex = picture, riflex
         self.cost = 2 if self.guidance > 1 else 1
         self.opening: Tensor | None = None
+        self.place = Place()
         self._alphas, self._sigmas = torch.tensor(schedule.alphas), torch.tensor(schedule.sigmas)
         self._times = torch.tensor(schedule.times)
         self._last: tuple[tuple[Cond, ...], Tensor] | None = None
@@ -63,8 +65,8 @@ class CogVideoXDenoiser:
 
     @property
     def device(self) -> torch.device:
-        """Where the transformer's weights are."""
-        return self.transformer.proj_out.weight.device
+        """Where the transformer works."""
+        return self.place.home or self.transformer.proj_out.weight.device
 
     def prepare(self, prompts: Iterable[str]) -> None:
         """Encode these prompts, and the negative one if guidance needs it."""
@@ -120,7 +122,8 @@ class CogVideoXDenoiser:
         if self._tables is None or self._tables[0] != shape:
             self._tables = shape, rotary(self.transformer.config, shape, self.riflex)
         forward = forward_shared if times.ndim == 1 else forward_mixed
-        v = forward(self.transformer, inputs, times, self._embeddings(tuple(cond)), self._tables[1]).float()
+        with self.place.working(self.transformer):
+            v = forward(self.transformer, inputs, times, self._embeddings(tuple(cond)), self._tables[1]).float()
         if self.cost == 2:
             unwanted, wanted = v.chunk(2)
             v = unwanted + self.guidance * (wanted - unwanted)

@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from longtake.errors import UsageError
+from longtake.models.place import Place
 from longtake.models.wan_codec import cover
 
 Cache = dict[str, Any]
@@ -36,13 +37,14 @@ class CogVideoXCodec:
     def __init__(self, vae: nn.Module) -> None:
         config = vae.config
         self.vae = vae
+        self.place = Place()
         self.scale = float(config.scaling_factor)
         self.factor = 2 ** (len(config.block_out_channels) - 1)
 
     @property
     def device(self) -> torch.device:
-        """Where the autoencoder's weights are."""
-        return next(self.vae.parameters()).device
+        """Where the autoencoder works."""
+        return self.place.home or next(self.vae.parameters()).device
 
     def decode(
         self, z: Float[Tensor, "F C H W"], cache: Cache | None = None
@@ -70,7 +72,8 @@ class CogVideoXCodec:
             near = max(1, (len(frames) - 1) // 4 * 4 + 1)
             raise UsageError(f"a clip to encode has 4k + 1 frames, got {len(frames)}; use the last {near}")
         video = frames.permute(3, 0, 1, 2)[None].to(self.device, self.vae.dtype) / 127.5 - 1
-        mode = self.vae.encode(video).latent_dist.mode()
+        with self.place.working(self.vae):
+            mode = self.vae.encode(video).latent_dist.mode()
         return self.scale * mode[0].transpose(0, 1).float()
 
     def encode_image(
@@ -87,9 +90,10 @@ class CogVideoXCodec:
     @torch.no_grad()
     def _piece(self, z: Float[Tensor, "F C H W"], memory: Any) -> tuple[UInt8[Tensor, "T H W 3"], Any]:
         z = (z.to(self.device, torch.float32) / self.scale).to(self.vae.dtype).transpose(0, 1)[None]
-        if self.vae.post_quant_conv is not None:
-            z = self.vae.post_quant_conv(z)
-        video, memory = self.vae.decoder(z, conv_cache=_moved(memory, self.device))
+        with self.place.working(self.vae):
+            if self.vae.post_quant_conv is not None:
+                z = self.vae.post_quant_conv(z)
+            video, memory = self.vae.decoder(z, conv_cache=_moved(memory, self.device))
         frames = ((video[0].float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         return frames.permute(1, 2, 3, 0).contiguous().cpu(), _moved(memory)
 

@@ -13,6 +13,7 @@ from diffusers import (
     AutoencoderKLCogVideoX,
     CogVideoXDDIMScheduler,
     CogVideoXDPMScheduler,
+    CogVideoXPipeline,
     CogVideoXTransformer3DModel,
 )
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from longtake.core.solvers import RULES
 from longtake.errors import UsageError
 from longtake.models import folder as folders
 from longtake.models import parts as shared
+from longtake.models.adapt import adapted, check_options, waiting
 from longtake.models.cogvideox import EVIDENCE, CogVideoXDenoiser, Picture
 from longtake.models.cogvideox_codec import CogVideoXCodec
 from longtake.models.cogvideox_rows import disagreement
@@ -115,6 +117,7 @@ def facts(source: Source, options: LoadOptions) -> ModelFacts:
 
 def load_family(source: Source, options: LoadOptions) -> Model:
     """A CogVideoX model from a folder or a live pipeline."""
+    check_options(source, options)
     parts = _from_folder(source, options) if source.pipe is None else _from_live(source.pipe, options)
     config, vae = parts.transformer.config, parts.vae.config
     usual = shared.usual(DEFAULTS, source)
@@ -142,7 +145,7 @@ def load_family(source: Source, options: LoadOptions) -> Model:
         parts.transformer, PromptCache(encode, parts.encoder, parts.reload), schedule_of(parts.scheduler, steps), can,
         (guidance, options.negative_prompt), picture, window if options.extras.get("riflex") else None,
     )  # fmt: skip
-    return Model(
+    model = Model(
         name=source.name,
         family="cogvideox",
         source=source.folder,
@@ -160,6 +163,7 @@ def load_family(source: Source, options: LoadOptions) -> Model:
         license=shared.license_of(source),
         notes=() if can.per_row_levels == "no" else (EVIDENCE,),
     )
+    return adapted(model, options, (parts.transformer,), CogVideoXPipeline)
 
 
 def _solver(options: LoadOptions, scheduler: Any) -> str:
@@ -234,11 +238,11 @@ def _from_live(pipe: Any, options: LoadOptions) -> _Parts:
 def _from_folder(source: Source, options: LoadOptions) -> _Parts:
     _check_folder(source)
     device = shared.pick_device(options.device)
-    kind = shared.dtype_of(options.dtype, device)
+    kind, rest = shared.dtype_of(options.dtype, device), waiting(options, device)
     scheduler = SCHEDULERS[source.index["scheduler"][1]][0]
     return _Parts(
-        transformer=load_module(source, "transformer", CogVideoXTransformer3DModel, device, torch_dtype=kind),
-        vae=load_module(source, "vae", AutoencoderKLCogVideoX, device, torch_dtype=kind),
+        transformer=load_module(source, "transformer", CogVideoXTransformer3DModel, rest, torch_dtype=kind),
+        vae=load_module(source, "vae", AutoencoderKLCogVideoX, rest, torch_dtype=kind),
         scheduler=load_part(scheduler, source.path("scheduler"), source.folder),
         tokenizer=load_part(AutoTokenizer, source.path("tokenizer"), source.folder),
         encoder=None,

@@ -9,7 +9,7 @@ Both are handed a `Source`: a local folder (diffusers layout, or one of ours who
 a live pipeline. Both raise UsageError, one line, for what cannot work; `facts` refuses all that JSON can tell.
 
 What `load_family` has to return. `Model.denoiser` implements `core.model.Denoiser` (x0 from noisy rows, one level a
-row) and `Prompted` below. `Model.codec` implements `core.model.Codec` and, where a picture may open a video,
+row) and `Prompted` (models/seam). `Model.codec` implements `core.model.Codec` and, where a picture may open a video,
 `encode_image(picture, size) -> latents`. Defaults come from the folder's `longtake.json`, else from the family
 (`parts.usual`); `options` override both. `models/parts.py` has the shared work: devices, dtypes, sizes, loading a part
 with one-line errors. `models/wan_family.py` is the example to follow.
@@ -33,17 +33,15 @@ its own level; plain = the stock pipeline (<= 1e-4 of the standard deviation); s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Protocol, runtime_checkable
 
-import torch
-
-from longtake.core.model import Codec, Denoiser
 from longtake.errors import UsageError
+from longtake.models.seam import LoadOptions as LoadOptions
+from longtake.models.seam import Model as Model
+from longtake.models.seam import ModelFacts as ModelFacts
+from longtake.models.seam import Prompted as Prompted
+from longtake.models.seam import Source as Source
 
 TINY = "tiny random weights in the published format"
 
@@ -57,6 +55,8 @@ class Family:
     hub      the checkpoint that the family's bare name stands for, None if it has to be converted first
     status   what the family was run with: TINY unless published weights were seen here
     keys     what its `longtake.json` may hold besides `COMMON_KEYS`
+    options  which `LoadOptions.extras` it has; None: its module says
+    adapts   whether LoRAs, offloading and compiling are at hand (models/adapt)
 
     per_row_levels and clean_rows are those of `core.model.Capabilities`.
     """
@@ -69,6 +69,8 @@ class Family:
     keys: tuple[str, ...] = ()
     per_row_levels: str = "native"
     clean_rows: bool = False
+    options: tuple[str, ...] | None = None
+    adapts: bool = False
 
 
 FAMILIES: dict[str, Family] = {
@@ -80,6 +82,8 @@ FAMILIES: dict[str, Family] = {
             ("WanPipeline", "WanImageToVideoPipeline"),
             "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
             keys=("guidance_2",),
+            options=("riflex", "tiling"),
+            adapts=True,
         ),
         Family(
             "skyreels",
@@ -91,11 +95,15 @@ FAMILIES: dict[str, Family] = {
                 "SkyReelsV2Pipeline",
             ),
             "Skywork/SkyReels-V2-DF-1.3B-540P-Diffusers",
+            options=("riflex", "tiling"),
+            adapts=True,
         ),
         Family(
             "videocrafter2",
             "longtake.models.videocrafter",
             keys=("fps_condition", "scale", "solver"),
+            options=("freelong", "freepca", "scale"),
+            adapts=True,
             per_row_levels="own",
         ),
         Family(
@@ -105,6 +113,8 @@ FAMILIES: dict[str, Family] = {
             "zai-org/CogVideoX-5b",
             per_row_levels="no",
             clean_rows=True,
+            options=("riflex", "allow_unsound"),
+            adapts=True,
         ),
         Family(
             "latte",
@@ -112,15 +122,21 @@ FAMILIES: dict[str, Family] = {
             ("LattePipeline",),
             "maxin-cn/Latte-1",
             keys=("solver",),
+            options=(),
+            adapts=True,
             per_row_levels="own",
         ),
-        Family("latte-ucf", "longtake.models.latte_ucf", keys=("solver",), per_row_levels="own"),
+        Family(
+            "latte-ucf", "longtake.models.latte_ucf", keys=("solver",), options=(), adapts=True, per_row_levels="own"
+        ),
         Family(
             "svd",
             "longtake.models.svd_family",
             ("StableVideoDiffusionPipeline",),
             "stabilityai/stable-video-diffusion-img2vid",
             keys=("min_guidance", "motion_bucket", "picture_noise", "decode_context", "solver"),
+            options=("freelong", "freepca"),
+            adapts=True,
             per_row_levels="hook",
         ),
         Family(
@@ -135,129 +151,6 @@ COMMON_KEYS = (
     "license", "judge",
 )  # fmt: skip
 """What any `longtake.json` may hold. `base` names a model whose folder has the parts that this one lacks."""
-
-
-@dataclass(frozen=True)
-class LoadOptions:
-    """The arguments of `load`, None where the model's own default holds.
-
-    lora     "PATH_OR_ID[:SCALE]", in the order in which they are added
-    offload  none, model (a part on the device at a time) or group (blocks at a time)
-    extras   options of a family: `riflex`, `allow_unsound`, `freelong`, ... as `--set` has them
-    """
-
-    size: str | tuple[int, int] | None = None
-    num_steps: int | None = None
-    guidance: float | None = None
-    solver: str | None = None
-    negative_prompt: str = ""
-    device: str = "auto"
-    dtype: str | torch.dtype | None = None
-    lora: tuple[str, ...] = ()
-    offload: str = "none"
-    compile: bool = False
-    extras: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-
-
-@dataclass(frozen=True, eq=False)
-class Source:
-    """Where a model comes from: a folder, or a live pipeline (`folder` None).
-
-    index     model_index.json; {} for an own layout or a live pipeline
-    settings  longtake.json, its keys checked
-    base      the folder with the parts that `folder` lacks
-    whole     whether the weights are here too; False when only JSON was fetched
-    """
-
-    name: str
-    folder: Path | None
-    pipe: Any = None
-    index: Mapping[str, Any] = field(default_factory=dict)
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    base: Path | None = None
-    whole: bool = True
-
-    def path(self, part: str) -> Path:
-        """The folder of a part such as "vae". UsageError if there is none."""
-        assert self.folder is not None
-        for folder in (self.folder, self.base):
-            if folder is not None and (folder / part).is_dir():
-                return folder / part
-        raise UsageError(f"{self.folder} has no folder {part!r}, which its pipeline needs")
-
-
-@dataclass(frozen=True)
-class ModelFacts:
-    """What JSON tells of a model under some options. Units as in `core.model.Capabilities` and `Model`.
-
-    channels and factor: of a latent, and pixels of its side; guided: a window costs two network evaluations.
-    experts: networks that a window may need, so that its cost is a bound where there are two.
-    """
-
-    family: str
-    window: int
-    channels: int
-    factor: int
-    fps: float
-    steps: int
-    size: tuple[int, int]
-    guided: bool
-    experts: int = 1
-    per_row_levels: str = "native"
-    image_first: bool = False
-    image_only: bool = False
-    last_image: bool = False
-    clean_rows: bool = False
-    compression: int = 4
-    first_is_image: bool = True
-    latent_group: int = 1
-    latents_at_once: int = 1
-    frames_behind: int = 0
-
-
-@runtime_checkable
-class Prompted(Protocol):
-    """What a model's denoiser has besides `core.model.Denoiser`."""
-
-    negative_prompt: str
-
-    def prepare(self, prompts: Iterable[str]) -> None: ...
-
-    def release_text_encoder(self) -> None: ...
-
-
-@dataclass(frozen=True, eq=False)
-class Model:
-    """A loaded model with its settings.
-
-    window in latent frames; size is (width, height) in pixels; fps in pixel frames; weights_hash names the weights;
-    source is the folder, or None for a live pipeline; license as the model card states it, None if unknown;
-    notes are lines for the user, such as evidence against an unsound choice.
-    """
-
-    name: str
-    family: str
-    source: Path | None
-    denoiser: Denoiser
-    codec: Codec
-    solver: str
-    window: int
-    fps: float
-    steps: int
-    guidance: float
-    size: tuple[int, int]
-    negative_prompt: str
-    dtype: str
-    weights_hash: str
-    license: str | None
-    notes: tuple[str, ...] = ()
-
-    def prepare(self, prompts: list[str], release: bool = False) -> None:
-        """Encode every prompt of a run; `release` then frees the text encoder, the largest part of a real model."""
-        if isinstance(self.denoiser, Prompted):
-            self.denoiser.prepare(prompts)
-            if release:
-                self.denoiser.release_text_encoder()
 
 
 def classes() -> dict[str, Family]:
@@ -285,9 +178,23 @@ def family_of(source: Source) -> Family:
 
 def facts(source: Source, options: LoadOptions) -> ModelFacts:
     """What can be known of a model from its JSON."""
-    return import_module(family_of(source).module).facts(source, options)
+    return import_module(_fit(source, options).module).facts(source, options)
 
 
 def load_family(source: Source, options: LoadOptions) -> Model:
     """The model, by its family."""
-    return import_module(family_of(source).module).load_family(source, options)
+    return import_module(_fit(source, options).module).load_family(source, options)
+
+
+def _fit(source: Source, options: LoadOptions) -> Family:
+    """The family, once it is known to have what is asked for."""
+    row = family_of(source)
+    strange = sorted(set(options.extras) - set(row.options)) if row.options is not None else []
+    if strange:
+        has = f"it has {', '.join(row.options)}" if row.options else "it has none"
+        raise UsageError(f"{strange[0]} is no option of {row.name}; {has}")
+    asked = [flag for flag, value in (("--lora", options.lora), ("--offload", options.offload != "none"),
+                                      ("--compile", options.compile)) if value]  # fmt: skip
+    if asked and not row.adapts:
+        raise UsageError(f"{asked[0]} is not at hand for {row.name}; leave it out")
+    return row

@@ -22,7 +22,7 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import AutoencoderKLWan, SkyReelsV2Transformer3DModel
+from diffusers import AutoencoderKLWan, SkyReelsV2DiffusionForcingPipeline, SkyReelsV2Transformer3DModel
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AutoTokenizer, UMT5EncoderModel
@@ -31,10 +31,12 @@ from longtake.core.model import Capabilities
 from longtake.errors import UsageError
 from longtake.models import folder as folders
 from longtake.models import parts as shared
+from longtake.models.adapt import adapted, check_options, waiting
 from longtake.models.families import LoadOptions, Model, ModelFacts, Source
 from longtake.models.parts import load_module, load_part, pick
 from longtake.models.rope import lengthened
 from longtake.models.schedules import SCHEDULERS, schedule_of, solver_of
+from longtake.models.tiling import TiledCodec
 from longtake.models.wan import WanDenoiser, Wiring
 from longtake.models.wan_codec import WanCodec
 from longtake.models.wan_text import PromptEncoder
@@ -132,6 +134,7 @@ def facts(source: Source, options: LoadOptions) -> ModelFacts:
 
 def load_family(source: Source, options: LoadOptions) -> Model:
     """A SkyReels-V2 model from a folder or a live pipeline."""
+    check_options(source, options)
     parts = _from_folder(source, options) if source.pipe is None else _from_live(source.pipe, options)
     config, vae = parts.transformer.config, parts.vae.config
     _refuse_unsupported(source.name, config.in_channels, vae.z_dim, config.num_frame_per_block)
@@ -153,12 +156,12 @@ def load_family(source: Source, options: LoadOptions) -> Model:
     text = PromptEncoder(parts.tokenizer, parts.encoder, parts.reload, int(usual["max_sequence_length"]))
     riflex = window if options.extras.get("riflex") else None
     wiring = Wiring(forward=partial(forward_forcing, fps=usual["fps"], riflex=riflex))
-    return Model(
+    model = Model(
         name=source.name,
         family="skyreels",
         source=source.folder,
         denoiser=WanDenoiser(parts.transformer, text, schedule, can, guidance, options.negative_prompt, wiring),
-        codec=WanCodec(parts.vae),
+        codec=TiledCodec(WanCodec(parts.vae)) if options.extras.get("tiling") else WanCodec(parts.vae),
         solver=solver,
         window=window,
         fps=usual["fps"],
@@ -170,6 +173,7 @@ def load_family(source: Source, options: LoadOptions) -> Model:
         weights_hash=shared.weights_hash(source, folders.WEIGHTED),
         license=shared.license_of(source),
     )
+    return adapted(model, options, (parts.transformer,), SkyReelsV2DiffusionForcingPipeline)
 
 
 def _defaults(name: str) -> dict[str, Any]:
@@ -206,11 +210,11 @@ def _from_live(pipe: Any, options: LoadOptions) -> _Parts:
 def _from_folder(source: Source, options: LoadOptions) -> _Parts:
     _check_folder(source)
     device = shared.pick_device(options.device)
-    kind = shared.dtype_of(options.dtype, device)
+    kind, rest = shared.dtype_of(options.dtype, device), waiting(options, device)
     scheduler = SCHEDULERS[source.index["scheduler"][1]][0]
     return _Parts(
-        transformer=load_module(source, "transformer", SkyReelsV2Transformer3DModel, device, torch_dtype=kind),
-        vae=load_module(source, "vae", AutoencoderKLWan, device, torch_dtype=torch.float32),
+        transformer=load_module(source, "transformer", SkyReelsV2Transformer3DModel, rest, torch_dtype=kind),
+        vae=load_module(source, "vae", AutoencoderKLWan, rest, torch_dtype=torch.float32),
         scheduler=load_part(scheduler, source.path("scheduler"), source.folder),
         tokenizer=load_part(AutoTokenizer, source.path("tokenizer"), source.folder),
         encoder=None,

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from longtake.core.model import Capabilities, Cond, embedded
 from longtake.core.schedule import NoiseSchedule
 from longtake.errors import UsageError
+from longtake.models.place import Place
 from longtake.models.rope import lengthened
 from longtake.models.wan_text import PromptEncoder
 
@@ -87,6 +88,7 @@ class WanDenoiser:
         self.guidance = guidance
         self.negative_prompt = negative_prompt
         self.wiring = wiring
+        self.place = Place()
         self.cost = 2 if guidance > 1 else 1
         self._times = torch.tensor(schedule.times)
         self._sigmas = torch.tensor(schedule.sigmas)
@@ -96,8 +98,8 @@ class WanDenoiser:
 
     @property
     def device(self) -> torch.device:
-        """Where the transformer's weights are."""
-        return self.transformer.patch_embedding.weight.device
+        """Where the transformer works."""
+        return self.place.home or self.transformer.patch_embedding.weight.device
 
     def prepare(self, prompts: Iterable[str]) -> None:
         """Encode these prompts, and the negative one if guidance needs it."""
@@ -172,7 +174,8 @@ class WanDenoiser:
             inputs, times = torch.cat([inputs, inputs]), torch.cat([times, times])
             more = () if image is None else (True, torch.cat([more[1], more[1]]))
         forward = self.wiring.forward or forward_rows
-        flow = forward(network, inputs, times, self._embeddings(tuple(cond)), *more).float()
+        with self.place.working(network):
+            flow = forward(network, inputs, times, self._embeddings(tuple(cond)), *more).float()
         if self.cost == 2:
             wanted, unwanted = flow.chunk(2)
             flow = unwanted + guidance * (wanted - unwanted)

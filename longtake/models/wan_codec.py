@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from longtake.errors import UsageError
 from longtake.models.fold import Folded
+from longtake.models.place import Place
 
 Cache = dict[str, tuple[Tensor | str | None, ...]]
 
@@ -32,6 +33,7 @@ class WanCodec:
     def __init__(self, vae: nn.Module, fold: bool | None = None) -> None:
         config = vae.config
         self.vae = vae
+        self.place = Place()
         self.patch = config.patch_size or 1
         self.factor = config.scale_factor_spatial
         self._mean = torch.tensor(config.latents_mean).reshape(-1, 1, 1)
@@ -42,8 +44,8 @@ class WanCodec:
 
     @property
     def device(self) -> torch.device:
-        """Where the autoencoder's weights are."""
-        return self.vae.post_quant_conv.weight.device
+        """Where the autoencoder works."""
+        return self.place.home or self.vae.post_quant_conv.weight.device
 
     def range_of(self, index: int) -> range:
         """The pixel frames of the latent at `index`: one for the first, four for each later."""
@@ -54,20 +56,26 @@ class WanCodec:
     ) -> tuple[UInt8[Tensor, "T H2 W2 3"], Cache | None]:
         """Frames of these latents, on the CPU, and the cache for the latents that follow. None starts a video."""
         video, cache = self.pixels(z, cache)
-        frames = ((video + 1) * 127.5).round().to(torch.uint8)
-        return frames.permute(0, 2, 3, 1).contiguous().cpu(), cache
+        return frames_of(video), cache
 
-    @torch.no_grad()
     def pixels(
         self, z: Float[Tensor, "F C H W"], cache: Cache | None = None
     ) -> tuple[Float[Tensor, "T 3 H2 W2"], Cache | None]:
         """As `decode`, but float32 in [-1, 1], channels first, on the autoencoder's device."""
+        video, cache = self.raw(z, cache)
+        return video.clamp(-1, 1), cache
+
+    @torch.no_grad()
+    def raw(
+        self, z: Float[Tensor, "F C H W"], cache: Cache | None = None
+    ) -> tuple[Float[Tensor, "T 3 H2 W2"], Cache | None]:
+        """As `pixels`, before values are clamped."""
         if not len(z):
             return torch.zeros(0, 3, z.shape[2] * self.factor, z.shape[3] * self.factor, device=self.device), cache
         weight = self.vae.post_quant_conv.weight
         z = z.to(self.device, torch.float32) * self._std.to(self.device) + self._mean.to(self.device)
         parts = []
-        with self._convolutions():
+        with self.place.working(self.vae), self._convolutions():
             hidden = self.vae.post_quant_conv(z.to(weight.dtype).transpose(0, 1)[None])
             for one in hidden.split(1, dim=2):
                 feats = self._feats(self.vae.decoder, cache)
@@ -75,7 +83,7 @@ class WanCodec:
                 # contiguous, as a cache from a file is, so that resuming takes the same kernels
                 cache = {"feat": tuple(f.contiguous() if isinstance(f, Tensor) else f for f in feats)}
                 parts.append(out[0].transpose(0, 1).float())
-        return _unpatchify(torch.cat(parts), self.patch).clamp(-1, 1), cache
+        return _unpatchify(torch.cat(parts), self.patch), cache
 
     @torch.no_grad()
     def encode(self, frames: UInt8[Tensor, "T H2 W2 3"]) -> Float[Tensor, "F C H W"]:
@@ -94,7 +102,7 @@ class WanCodec:
         weight = self.vae.post_quant_conv.weight
         video = _patchify(video.to(self.device), self.patch).to(weight.dtype).transpose(0, 1)[None]
         feats = self._feats(self.vae.encoder, None)
-        with self._convolutions():
+        with self.place.working(self.vae), self._convolutions():
             parts = [
                 self.vae.encoder(part, feat_cache=feats, feat_idx=[0])
                 for part in (video[:, :, :1], *video[:, :, 1:].split(4, dim=2))
@@ -126,6 +134,11 @@ class WanCodec:
 
 def _num_convolutions(part: nn.Module) -> int:
     return sum(isinstance(module, nn.Conv3d) for module in part.modules())
+
+
+def frames_of(video: Float[Tensor, "T 3 H W"]) -> UInt8[Tensor, "T H W 3"]:
+    """Pictures of values in [-1, 1], on the CPU."""
+    return ((video + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu()
 
 
 def cover(picture: Image.Image, size: tuple[int, int]) -> Image.Image:

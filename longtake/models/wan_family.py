@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
 from torch import nn
 from transformers import AutoTokenizer, CLIPVisionModel, UMT5EncoderModel
 
@@ -17,9 +17,11 @@ from longtake.core.schedule import NoiseSchedule
 from longtake.errors import UsageError
 from longtake.models import folder as folders
 from longtake.models import parts as shared
+from longtake.models.adapt import adapted, check_options, waiting
 from longtake.models.families import LoadOptions, Model, ModelFacts, Source
 from longtake.models.parts import load_module, load_part, pick
 from longtake.models.schedules import SCHEDULERS, schedule_of, solver_of
+from longtake.models.tiling import TiledCodec
 from longtake.models.wan import Low, WanDenoiser, Wiring, forward_rows, self_check
 from longtake.models.wan_codec import WanCodec
 from longtake.models.wan_image import ClipEye, WanPictures
@@ -116,6 +118,7 @@ def facts(source: Source, options: LoadOptions) -> ModelFacts:
 
 def load_family(source: Source, options: LoadOptions) -> Model:
     """A Wan model from a folder or a live pipeline."""
+    check_options(source, options)
     parts = _from_folder(source, options) if source.pipe is None else _from_live(source, options)
     variant = variant_of(source.index, parts.transformer.config, parts.vae.config.z_dim, source.name)
     usual = shared.usual(variant.defaults, source)
@@ -131,13 +134,13 @@ def load_family(source: Source, options: LoadOptions) -> Model:
             self_check(network)
     text = PromptEncoder(parts.tokenizer, parts.encoder, parts.reload, int(usual["max_sequence_length"]))
     can = _capabilities(source.name, parts, shared.stretched_window(int(usual["window"]), options), size, variant)
-    codec = WanCodec(parts.vae)
+    codec = TiledCodec(WanCodec(parts.vae)) if options.extras.get("tiling") else WanCodec(parts.vae)
     wiring = Wiring(
         low=_low(parts, source, schedule, options, usual),
         pictures=WanPictures(codec, parts.eye, variant.two) if variant.image else None,
         forward=partial(forward_rows, riflex=can.window) if options.extras.get("riflex") else None,
     )
-    return Model(
+    model = Model(
         name=source.name,
         family="wan",
         source=source.folder,
@@ -154,6 +157,7 @@ def load_family(source: Source, options: LoadOptions) -> Model:
         weights_hash=shared.weights_hash(source, _weighted(variant)),
         license=shared.license_of(source),
     )
+    return adapted(model, options, (parts.transformer, parts.low), WanPipeline)
 
 
 def _low(
@@ -228,23 +232,23 @@ def _from_live(source: Source, options: LoadOptions) -> _Parts:
 def _from_folder(source: Source, options: LoadOptions) -> _Parts:
     variant = _check_folder(source)
     device = shared.pick_device(options.device)
-    kind = shared.dtype_of(options.dtype, device)
+    kind, rest = shared.dtype_of(options.dtype, device), waiting(options, device)
     scheduler = SCHEDULERS[source.index["scheduler"][1]][0]
     eye = None
     if variant.clip:
         from transformers import CLIPImageProcessorPil
 
-        encoder = load_module(source, "image_encoder", CLIPVisionModel, device, dtype=torch.float32)
+        encoder = load_module(source, "image_encoder", CLIPVisionModel, rest, dtype=torch.float32)
         eye = ClipEye(encoder, load_part(CLIPImageProcessorPil, source.path("image_processor"), source.folder))
 
     def network(name: str) -> nn.Module:
-        return load_module(source, name, WanTransformer3DModel, device, torch_dtype=kind)
+        return load_module(source, name, WanTransformer3DModel, rest, torch_dtype=kind)
 
     return _Parts(
         transformer=network(EXPERTS[0]),
         low=network(EXPERTS[1]) if variant.experts else None,
         # the autoencoder stays in float32, as Wan's model cards ask
-        vae=load_module(source, "vae", AutoencoderKLWan, device, torch_dtype=torch.float32),
+        vae=load_module(source, "vae", AutoencoderKLWan, rest, torch_dtype=torch.float32),
         scheduler=load_part(scheduler, source.path("scheduler"), source.folder),
         tokenizer=load_part(AutoTokenizer, source.path("tokenizer"), source.folder),
         encoder=None,

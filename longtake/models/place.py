@@ -1,0 +1,43 @@
+"""Where networks work, when that is not where their weights wait."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+class Stage:
+    """Keeps at most one of several parts on the device: the one that works."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.front: nn.Module | None = None
+
+    def call(self, part: nn.Module) -> None:
+        """Bring `part` to the device, and the one before back to the host."""
+        if self.front is not part:
+            if self.front is not None:
+                self.front.to("cpu")
+            self.front = part.to(self.device)
+
+
+class Place:
+    """The device that a denoiser or a codec works on (`home`, None: where its weights are).
+
+    With a `stage` a part is brought there while it works; those named in `streamed` come block by block by themselves.
+    """
+
+    def __init__(
+        self, home: torch.device | None = None, stage: Stage | None = None, streamed: tuple[nn.Module, ...] = ()
+    ) -> None:
+        self.home, self.stage, self.streamed = home, stage, streamed
+
+    @contextmanager
+    def working(self, part: nn.Module) -> Iterator[None]:
+        """While open, `part` is where it works."""
+        if self.stage is not None and not any(part is other for other in self.streamed):
+            self.stage.call(part)
+        yield

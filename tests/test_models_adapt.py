@@ -1,0 +1,261 @@
+"""LoRAs, offloading, compiling, tiles, and what happens when memory runs out."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from longtake.core.engine import Engine
+from longtake.core.model import Capabilities
+from longtake.core.schedule import flow
+from longtake.core.step import Call
+from longtake.core.window import Window
+from longtake.errors import UsageError
+from longtake.models import adapt
+from longtake.models.load import Model, load
+from longtake.models.place import Place, Stage
+from longtake.models.tiling import TiledCodec
+from longtake.models.tiny import tiny_wan
+from longtake.models.tiny_cogvideox import tiny_cogvideox
+from longtake.models.tiny_skyreels import tiny_skyreels
+from longtake.models.wan_codec import WanCodec
+from tests.wan_cases import PROMPT, SIZE, noise, relative
+
+pytest_plugins = ("tests.wan_fixtures",)
+LAYERS = ("blocks.0.attn1.to_q", "blocks.1.ffn.net.2")
+
+
+def lora_file(
+    path: Path, network: nn.Module, rank: int = 2, layers: Any = LAYERS, prefix: str = "transformer."
+) -> Path:
+    """A LoRA as diffusers saves it, and its matrices."""
+    draw, state = torch.Generator().manual_seed(3), {}
+    modules = dict(network.named_modules())
+    for name in layers:
+        weight = modules[name].weight
+        state[f"{prefix}{name}.lora_A.weight"] = torch.randn(rank, weight.shape[1], generator=draw)
+        state[f"{prefix}{name}.lora_B.weight"] = torch.randn(weight.shape[0], rank, generator=draw) / 8
+    save_file(state, path)
+    return path
+
+
+def x0(model: Model) -> torch.Tensor:
+    return model.denoiser(noise(model, 2, 3), torch.tensor([[1, 3, 6], [2, 2, 2]]), [PROMPT] * 2)
+
+
+# -- LoRA --------------------------------------------------------------------------------------------------------
+
+
+def test_a_lora_is_its_product_on_its_layers(pipe, folder, tmp_path):
+    path = lora_file(tmp_path / "style.safetensors", pipe.transformer)
+    plain = load(folder, size=SIZE, num_steps=6)
+    model = load(folder, size=SIZE, num_steps=6, lora=[f"{path}:0.5"])
+    by_hand = tiny_wan()
+    from safetensors.torch import load_file
+
+    state, layers = load_file(path), dict(by_hand.transformer.named_modules())
+    for name in LAYERS:
+        pair = [state[f"transformer.{name}.lora_{half}.weight"] for half in "BA"]
+        layers[name].weight.add_(0.5 * pair[0] @ pair[1])
+    assert relative(x0(model), x0(load(by_hand, size=SIZE, num_steps=6))) < 1e-5
+    assert relative(x0(model), x0(plain)) > 1e-2
+    assert model.weights_hash != plain.weights_hash and len(model.weights_hash) == len(plain.weights_hash)
+    again = load(folder, size=SIZE, num_steps=6, lora=[f"{path}:0.5"])
+    other = load(folder, size=SIZE, num_steps=6, lora=[str(path)])
+    assert again.weights_hash == model.weights_hash != other.weights_hash
+
+
+def test_loras_add_up_and_alpha_scales(folder, pipe, tmp_path):
+    path = lora_file(tmp_path / "a.safetensors", pipe.transformer)
+    twice = load(folder, size=SIZE, num_steps=6, lora=[str(path), str(path)])
+    assert relative(x0(twice), x0(load(folder, size=SIZE, num_steps=6, lora=[f"{path}:2"]))) < 1e-5
+    state = {"b.lora_A.weight": torch.ones(4, 8), "b.lora_B.weight": torch.ones(8, 4), "b.alpha": torch.tensor(2.0)}
+    assert adapt._pairs(state, "a")["b"][2] == 0.5
+
+
+def test_each_expert_has_its_own(tmp_path):
+    pipe = tiny_wan(boundary=0.7)
+    pipe.save_pretrained(tmp_path / "a14b", safe_serialization=True)
+    path = lora_file(tmp_path / "high.safetensors", pipe.transformer)
+    before = load(tmp_path / "a14b", size=SIZE, num_steps=6)
+    after = load(tmp_path / "a14b", size=SIZE, num_steps=6, lora=[f"high={path}"])
+    both = load(tmp_path / "a14b", size=SIZE, num_steps=6, lora=[str(path)])
+    x, top = noise(before, 1, 3), before.denoiser.wiring.low.top
+    high, low = torch.full((1, 3), top + 1), torch.full((1, 3), top)
+    assert relative(after.denoiser(x, high, [PROMPT]), before.denoiser(x, high, [PROMPT])) > 1e-2
+    assert torch.equal(after.denoiser(x, low, [PROMPT]), before.denoiser(x, low, [PROMPT]))
+    assert relative(both.denoiser(x, low, [PROMPT]), before.denoiser(x, low, [PROMPT])) > 1e-2
+
+
+@pytest.mark.parametrize("make,layer", [(tiny_skyreels, LAYERS[0]),
+                                        (lambda: tiny_cogvideox(), "transformer_blocks.0.attn1.to_q")])  # fmt: skip
+def test_other_families_take_them_too(make: Any, layer: str, tmp_path):
+    pipe = make()
+    pipe.save_pretrained(tmp_path / "model", safe_serialization=True)
+    path = lora_file(tmp_path / "l.safetensors", pipe.transformer, layers=(layer,))
+    size = SIZE if layer in LAYERS else (48, 32)
+    models = [load(tmp_path / "model", size=size, num_steps=6, lora=lora) for lora in ([], [f"{path}:3"])]
+    x, levels = noise(models[0], 1, 3), torch.tensor([[4, 4, 4]])
+    one, two = (model.denoiser(x, levels, [PROMPT]) for model in models)
+    assert relative(one, two) > 1e-3
+
+
+def test_loras_that_do_not_fit_are_refused_in_one_line(pipe, folder, tmp_path):
+    other = lora_file(
+        tmp_path / "other.safetensors", tiny_cogvideox().transformer, layers=("transformer_blocks.0.attn1.to_q",)
+    )
+    wide = tmp_path / "wide.safetensors"
+    save_file({f"transformer.{LAYERS[0]}.lora_A.weight": torch.ones(2, 99),
+               f"transformer.{LAYERS[0]}.lora_B.weight": torch.ones(99, 2)}, wide)  # fmt: skip
+    half, none = tmp_path / "half.safetensors", tmp_path / "none.safetensors"
+    save_file({f"transformer.{LAYERS[0]}.lora_A.weight": torch.ones(2, 32)}, half)
+    save_file({"weight": torch.ones(2)}, none)
+    (tmp_path / "x.bin").write_bytes(b"pickle")
+    (tmp_path / "cut.safetensors").write_bytes(b"\x09")
+    style = lora_file(tmp_path / "style.safetensors", pipe.transformer)
+    for given, match in (
+        (other, "is for another model: it names transformer_blocks"), (wide, "is for another model: .* has"),
+        (half, "lacks .*lora_B.weight"), (none, "holds no LoRA"), (tmp_path / "x.bin", "no other kind is loaded"),
+        (tmp_path / "gone.safetensors", "there is no such file"), (tmp_path / "cut.safetensors", "cannot be read"),
+        (f"low={style}", "no second expert"),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=match) as error:
+            load(folder, size=SIZE, lora=[str(given)])
+        assert "\n" not in str(error.value)
+
+
+def test_what_is_typed_is_read():
+    assert adapt.parsed("a/b.safetensors:0.7") == ("a/b.safetensors", 0.7, "")
+    assert adapt.parsed("low=owner/name") == ("owner/name", 1.0, "low")
+    assert adapt.parsed("C:\\loras\\a.safetensors") == ("C:\\loras\\a.safetensors", 1.0, "")
+
+
+def test_a_live_pipeline_is_left_alone(pipe):
+    for options in (dict(lora=["a.safetensors"]), dict(offload="model"), dict(compile=True)):
+        with pytest.raises(UsageError, match="a live pipeline is left as it is"):
+            load(pipe, size=SIZE, **options)
+
+
+def test_options_that_a_family_lacks_are_named(folder):
+    with pytest.raises(UsageError, match="freelong is no option of wan; it has riflex, tiling"):
+        load(folder, size=SIZE, extras={"freelong": True})
+    with pytest.raises(UsageError, match="offload 'disk' is not known; known: none, model, group"):
+        load(folder, size=SIZE, offload="disk")
+
+
+# -- offloading and compiling ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("offload", ["model", "group"])
+def test_offloaded_is_the_same_and_one_part_is_in_front(offload: str, folder):
+    plain, model = load(folder, size=SIZE, num_steps=6), load(folder, size=SIZE, num_steps=6, offload=offload)
+    assert model.denoiser.device == torch.device("cpu") and model.weights_hash == plain.weights_hash
+    assert torch.equal(x0(model), x0(plain))
+    latents = noise(model, 1, 3)[0]
+    assert torch.equal(model.codec.decode(latents)[0], plain.codec.decode(latents)[0])
+    place = model.denoiser.place
+    assert place is model.codec.place and place.stage.front is model.codec.vae
+    assert len(place.streamed) == (offload == "group")
+
+
+def test_a_stage_moves_what_works_and_takes_the_last_back():
+    moves: list[tuple[str, str]] = []
+
+    class Part(nn.Module):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        def to(self, device: Any) -> Part:
+            moves.append((self.name, str(device)))
+            return self
+
+    one, two, blocks = Part("one"), Part("two"), Part("blocks")
+    place = Place(torch.device("cuda"), Stage(torch.device("cuda")), (blocks,))
+    for part in (one, one, blocks, two, one):
+        with place.working(part):
+            pass
+    assert moves == [("one", "cuda"), ("one", "cpu"), ("two", "cuda"), ("two", "cpu"), ("one", "cuda")]
+
+
+@pytest.mark.slow
+def test_compiled_blocks_give_the_same(folder):
+    plain, model = (load(folder, size=SIZE, num_steps=6) for _ in range(2))
+    assert adapt.compile_blocks(model.denoiser.transformer, backend="eager") == 2
+    assert all(block._compiled_call_impl is not None for block in model.denoiser.transformer.blocks)
+    assert relative(x0(model), x0(plain)) < 1e-5
+    with pytest.raises(UsageError, match="no repeated blocks"):
+        adapt.compile_blocks(nn.Linear(2, 2))
+
+
+# -- tiles -------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("make", [tiny_wan, tiny_skyreels], ids=["patches of two", "no patches"])
+def test_tiles_are_the_stock_tiles_and_stream(make: Any):
+    pipe = make()
+    z = torch.randn(2, 6, 11, 9, generator=torch.Generator().manual_seed(0))
+    codec = TiledCodec(WanCodec(pipe.vae), tile=64, stride=48)
+    whole, _ = codec.decode(z)
+    config = pipe.vae.config
+    mean, std = (torch.tensor(getattr(config, f"latents_{name}")).reshape(1, -1, 1, 1, 1) for name in ("mean", "std"))
+    pipe.vae.enable_tiling(64, 64, 48, 48)
+    stock = pipe.vae.decode(z.transpose(0, 1)[None] * std + mean).sample[0]
+    pipe.vae.disable_tiling()
+    want = ((stock + 1) * 127.5).round().permute(1, 2, 3, 0)
+    assert whole.shape == want.shape == (5, 88, 72, 3)
+    assert float((whole.float() - want).abs().max()) <= 1
+    cache, frames = None, []
+    for latent in z:
+        made, cache = codec.decode(latent[None], cache)
+        frames.append(made)
+    assert torch.equal(torch.cat(frames), whole)
+    assert not torch.equal(whole, WanCodec(pipe.vae).decode(z)[0])
+    small = z[:, :, :8, :8]
+    assert torch.equal(codec.decode(small)[0], WanCodec(pipe.vae).decode(small)[0])
+
+
+def test_tiling_is_an_option(folder):
+    assert isinstance(load(folder, size=SIZE, extras={"tiling": True}).codec, TiledCodec)
+    assert not isinstance(load(folder, size=SIZE).codec, TiledCodec)
+
+
+# -- memory ------------------------------------------------------------------------------------------------------
+
+
+class Tight:
+    """A denoiser with memory for two windows."""
+
+    schedule, can, cost, device = flow(4), Capabilities(2, (1, 1, 1)), 1, torch.device("cpu")
+
+    def __init__(self, room: int = 2) -> None:
+        self.room, self.batches = room, []
+
+    def __call__(self, x: torch.Tensor, levels: torch.Tensor, cond: Any) -> torch.Tensor:
+        if len(x) > self.room:
+            raise torch.OutOfMemoryError("no more")
+        self.batches.append(len(x))
+        return x + 1
+
+
+def test_out_of_memory_is_answered_by_smaller_batches_and_said(caplog):
+    calls = [Call((torch.full((1, 1, 1), float(n)),), (1,), "", Window((n,), (n,))) for n in range(9)]
+    network = Tight()
+    engine = Engine(network, batch=8)
+    with caplog.at_level(logging.WARNING, "longtake"):
+        answers = engine.answer(calls)
+    assert [float(answer) for answer in answers] == [n + 1.0 for n in range(9)]
+    assert engine.batch == 2 and max(network.batches) == 2 and engine.meter.nfe == 9
+    said = [record.getMessage() for record in caplog.records]
+    assert said and all("out of memory" in line for line in said) and "8 windows at once: going on with 4" in said[0]
+    engine.answer(calls[:4])
+    assert len(caplog.records) == len(said)  # known by now
+    with pytest.raises(UsageError, match="out of memory with one window at a time; use a smaller --size"):
+        Engine(Tight(0), batch=4).answer(calls)
