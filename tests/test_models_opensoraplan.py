@@ -335,5 +335,8 @@ def test_one_line_for_what_is_wrong(folder, tmp_path):
         load(folder, num_steps=0)
     with pytest.raises(UsageError, match="no option 'riflex'"):
         load(folder, extras={"riflex": True})
+    (home / "longtake.json").write_text(json.dumps({"family": "open-sora-plan", "window": 0}))
+    with pytest.raises(UsageError, match="window must be a number of latents from 1 up, got 0"):
+        load(home)
     with pytest.raises(UsageError, match="multiples of 16"):
         load(folder, size="40x32")

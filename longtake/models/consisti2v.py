@@ -48,6 +48,7 @@ from longtake.models.opensora_rows import (
     mixed,
     prompts_of,
     refuse,
+    window_of,
 )
 from longtake.models.parts import load_module, load_part, pick
 from longtake.models.prompts import PromptCache, clip_encode
@@ -182,7 +183,7 @@ def facts(source: Source, options: LoadOptions) -> ModelFacts:
         raise UsageError(f"guidance_image must be at least 1 (1: no guidance), got {usual['guidance_image']}")
     return ModelFacts(
         family="consisti2v",
-        window=int(usual["window"]),
+        window=window_of(usual, "consisti2v"),
         channels=config.in_channels,
         factor=factor,
         fps=usual["fps"],

@@ -30,7 +30,7 @@ from longtake.models import folder as folders
 from longtake.models import parts as shared
 from longtake.models.families import LoadOptions, Model, ModelFacts, Source
 from longtake.models.opensora_codec import GroupCodec
-from longtake.models.opensora_rows import Inputs, RowDenoiser, config_of, load_own, refuse
+from longtake.models.opensora_rows import Inputs, RowDenoiser, config_of, load_own, refuse, window_of
 from longtake.models.opensora_stdit import STDiT3, STDiT3Config
 from longtake.models.opensora_text import OpenSoraTexts, scored, tokens_encode
 from longtake.models.opensora_vae import MICRO_LATENTS, OpenSoraVAE, TemporalConfig
@@ -85,7 +85,7 @@ def facts(source: Source, options: LoadOptions) -> ModelFacts:
     usual = shared.usual(USUAL, source)
     return ModelFacts(
         family="open-sora",
-        window=int(usual["window"]),
+        window=window_of(usual, "open-sora"),
         channels=CHANNELS,
         factor=FACTOR,
         fps=usual["fps"],

@@ -216,6 +216,14 @@ def load_own(make: Callable[[], M], source: Source, part: str, device: torch.dev
     return network
 
 
+def window_of(usual: Mapping[str, Any], family: str) -> int:
+    """The rows of a window. UsageError unless there is at least one."""
+    window = usual["window"]
+    if not isinstance(window, int) or window < 1:
+        raise UsageError(f"{family}: window must be a number of latents from 1 up, got {window!r}")
+    return window
+
+
 def refuse(options: LoadOptions, family: str, extras: Sequence[str] = ()) -> None:
     """UsageError for options that this family does not have."""
     if options.lora:

@@ -30,7 +30,17 @@ from longtake.errors import UsageError
 from longtake.models import folder as folders
 from longtake.models import parts as shared
 from longtake.models.families import LoadOptions, Model, ModelFacts, Source
-from longtake.models.opensora_rows import Inputs, Network, RowDenoiser, config_of, load_own, mixed, prompts_of, refuse
+from longtake.models.opensora_rows import (
+    Inputs,
+    Network,
+    RowDenoiser,
+    config_of,
+    load_own,
+    mixed,
+    prompts_of,
+    refuse,
+    window_of,
+)
 from longtake.models.opensora_text import tokens_encode
 from longtake.models.opensoraplan_codec import PlanCodec
 from longtake.models.opensoraplan_dit import PlanConfig, PlanTransformer
@@ -112,7 +122,7 @@ def facts(source: Source, options: LoadOptions) -> ModelFacts:
     config = _config(source)
     return ModelFacts(
         family="open-sora-plan",
-        window=int(usual["window"]),
+        window=window_of(usual, "open-sora-plan"),
         channels=config.in_channels,
         factor=FACTOR,
         fps=usual["fps"],
