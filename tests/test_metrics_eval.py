@@ -18,11 +18,13 @@ from longtake.apps.cli import main
 from longtake.apps.videos import sources
 from longtake.errors import UsageError
 from longtake.metrics.entries import entries
-from longtake.metrics.look import METRIC_OF, Eyes, Look
+from longtake.metrics.look import ACROSS, METRIC_OF, PUBLISHED, Eyes, Look
 from longtake.metrics.measure import measure
 from longtake.metrics.run_story import events
 from longtake.metrics.vbench import Consistency
+from longtake.metrics.vbench_long import remapped
 from longtake.output.video import Format, VideoWriter
+from longtake.rewards import features
 from longtake.rewards.encoders.dis import DisFlow, DisMiddle
 from longtake.world import captions
 from longtake.world.renderer import render
@@ -39,6 +41,13 @@ class Histogram:
 
     def __call__(self, frames: torch.Tensor) -> torch.Tensor:
         return frames.float().mean(dim=(1, 2))
+
+
+class Corner(Histogram):
+    """The colour of the upper left pixel and a constant."""
+
+    def __call__(self, frames: torch.Tensor) -> torch.Tensor:
+        return torch.cat([frames[:, 0, 0].float(), torch.full((len(frames), 1), 50.0)], dim=1)
 
 
 class Half:
@@ -137,7 +146,7 @@ def test_published_encoders_make_vbench_and_others_its_formula():
         look.update(film)
         found[name] = entries(look)
     for metric in ("subject_consistency", "background_consistency", "aesthetic_quality", "imaging_quality"):
-        kinds = ("vbench", "vbench-long") + (("kstep", "vbench-long-dev") if metric.endswith("consistency") else ())
+        kinds = ("vbench", "vbench-long") + (("kstep",) if metric.endswith("consistency") else ())
         for kind in kinds:
             assert f"{metric}@{kind}-formula" not in found["real"] and f"{metric}@{kind}" not in found["stand"]
             assert found["real"][f"{metric}@{kind}"]["value"] == found["stand"][f"{metric}@{kind}-formula"]["value"]
@@ -152,6 +161,34 @@ def test_published_encoders_make_vbench_and_others_its_formula():
     parts += [found["real"][key]["value"] for key in ("motion_smoothness@vbench-formula", "temporal_flickering")]
     expected = (sum(parts) + 0.5) / 5
     assert found["real"]["overall@scalingnoise-formula"]["value"] == pytest.approx(expected)
+
+
+def test_the_development_flag_has_an_encoder_of_its_own():
+    """DINO within clips and DINOv2 across them is VBench-Long's; DINO for both is its formula."""
+    own, other = Histogram("dino-vitb16"), Corner("dinov2-vitb14")
+    found = {}
+    for name, across in (("own", {}), ("other", {"subject": other})):
+        look = Look(Eyes(subject=own, across=across), 40, 8)
+        for part in films.moving(40).split(7):
+            look.update(part)
+        found[name] = entries(look)
+    mine = found["own"]["subject_consistency@vbench-long-dev-formula"]
+    theirs = found["other"]["subject_consistency@vbench-long-dev"]
+    assert mine["encoder"] == "dino-vitb16" and theirs["encoder"] == "dino-vitb16 + dinov2-vitb14"
+    for entry, encoder in ((mine, own), (theirs, other)):
+        fold = Consistency(encoder)
+        fold.update(films.moving(40)[[0, 16, 24]])
+        assert entry["clip_to_clip"] == pytest.approx(fold.result())
+        inside = found["own"]["subject_consistency@vbench-long"]["value"]
+        assert entry["value"] == pytest.approx((inside + remapped("subject_consistency", fold.result())) / 2)
+    assert mine["clip_to_clip"] != theirs["clip_to_clip"]
+
+
+def test_the_published_names_are_those_of_the_table_of_encoders():
+    """A renamed encoder would silently be taken for a stand-in."""
+    for role, names in PUBLISHED.items():
+        assert set(names) <= set(features.KNOWN) and features.ROLES[role][0] in names
+    assert ACROSS["subject"] in features.KNOWN
 
 
 def test_eyes_name_what_they_lack():

@@ -9,7 +9,7 @@ from longtake.metrics import drift, seams, vbench, vbench_long
 from longtake.metrics.aggregates import MIGA, SCALINGNOISE, overall
 from longtake.metrics.alarms import alarmed
 from longtake.metrics.drift import by_frame
-from longtake.metrics.look import METRIC_OF, PUBLISHED, Look
+from longtake.metrics.look import ACROSS, METRIC_OF, PUBLISHED, Look
 from longtake.metrics.repetition import disorder, lag_distances, repetition
 from longtake.metrics.vbench import average
 
@@ -90,10 +90,17 @@ def _consistency(look: Look, role: str, cuts: list[int]) -> dict[str, Entry]:
     found |= long_entry(name, long.scores, encoder.name, look, role)
     across, inside = long.clip_to_clip(), long.in_clip()
     if across is not None and inside is not None:
-        value = vbench_long.fused(name, inside, across, dev_flag=True)
-        key = f"{name}@{formula('vbench-long-dev', role, encoder.name)}"
-        found[key] = entry(value, encoder.name, len(long.scores)) | {"clip_to_clip": across}
+        found |= _fused(name, role, encoder.name, long, vbench_long.fused(name, inside, across, dev_flag=True))
     return found
+
+
+def _fused(name: str, role: str, encoder: str, long: vbench_long.LongConsistency, value: float) -> dict[str, Entry]:
+    # With the toolkit's flag the clips' first frames have a published encoder of their own
+    across = encoder if long.across is None else long.across.name
+    published = encoder in PUBLISHED[role] and across == ACROSS[role]
+    names = encoder if across == encoder else f"{encoder} + {across}"
+    made = entry(value, names, len(long.scores)) | {"clip_to_clip": long.clip_to_clip()}
+    return {f"{name}@vbench-long-dev" + "-formula" * (not published): made}
 
 
 def _scores(look: Look, role: str, cuts: list[int]) -> dict[str, Entry]:

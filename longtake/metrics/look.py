@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 
 from jaxtyping import UInt8
 from torch import Tensor
@@ -24,6 +24,9 @@ PUBLISHED: Mapping[str, tuple[str, ...]] = {
 }
 """Encoders that VBench was published with, by role."""
 
+ACROSS: Mapping[str, str] = {"subject": "dinov2-vitb14", "background": "dreamsim"}
+"""Encoders of VBench-Long's clip-to-clip scores with its development flag."""
+
 METRIC_OF = {
     "subject": "subject_consistency",
     "background": "background_consistency",
@@ -42,7 +45,10 @@ SMALL_SIDE = 64
 
 @dataclass(frozen=True)
 class Eyes:
-    """What looks at the frames; metrics of a role that is None are left out."""
+    """What looks at the frames; metrics of a role that is None are left out.
+
+    across: encoders of clip-to-clip scores by role, where not the role's own looks at the clips' first frames.
+    """
 
     subject: Encoder | None = None
     background: Encoder | None = None
@@ -50,19 +56,25 @@ class Eyes:
     imaging: Scorer | None = None
     flow: Flow | None = None
     middle: Middle | None = None
+    across: Mapping[str, Encoder] = field(default_factory=dict)
 
     @classmethod
     def at_hand(cls) -> Eyes:
         """The best of each role that this machine has."""
-        return cls(**{field.name: features.find(field.name) for field in fields(cls)})
+        across = {
+            role: features.load(name)
+            for role, name in ACROSS.items()
+            if name in features.KNOWN and features.at_hand(name)
+        }
+        return cls(**{role: features.find(role) for role in METRIC_OF}, across=across)
 
     def missing(self) -> list[str]:
         """The metrics that have no encoder."""
-        return [METRIC_OF[field.name] for field in fields(self) if getattr(self, field.name) is None]
+        return [METRIC_OF[role] for role in METRIC_OF if getattr(self, role) is None]
 
     def stand_ins(self) -> dict[str, str]:
         """Encoders by metric that are not the published ones."""
-        named = {field.name: getattr(getattr(self, field.name), "name", None) for field in fields(self)}
+        named = {role: getattr(getattr(self, role), "name", None) for role in METRIC_OF}
         return {METRIC_OF[role]: name for role, name in named.items() if name and name not in PUBLISHED[role]}
 
 
@@ -85,7 +97,11 @@ class Look:
             if scorer is not None
         }
         self.similar = {
-            METRIC_OF[role]: (encoder, vbench.Consistency(), vbench_long.LongConsistency(num_frames, self.length))
+            METRIC_OF[role]: (
+                encoder,
+                vbench.Consistency(),
+                vbench_long.LongConsistency(num_frames, self.length, eyes.across.get(role)),
+            )
             for role, encoder in (("subject", eyes.subject), ("background", eyes.background))
             if encoder is not None
         }
@@ -106,7 +122,7 @@ class Look:
             if encoder.name not in seen:
                 seen[encoder.name] = encoder(frames)
             whole.update(seen[encoder.name])
-            long.update(seen[encoder.name])
+            long.update(seen[encoder.name], frames)
 
 
 def most_side(role: str, encoder: str) -> int | None:

@@ -26,7 +26,8 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor
 
-from longtake.metrics.vbench import Consistency, Motion, Smoothness, average, evenness
+from longtake.metrics.vbench import Consistency, Frames, Motion, Smoothness, average, evenness
+from longtake.rewards.features import Encoder
 
 CLIP_SECONDS = 2
 FUSED_WEIGHT = 0.5
@@ -66,9 +67,13 @@ def clips(num_frames: int, length: int) -> list[range]:
 
 
 class LongConsistency:
-    """In-clip and clip-to-clip consistency of features that come once each, frame by frame, for a known length."""
+    """In-clip and clip-to-clip consistency of features that come once each, frame by frame, for a known length.
 
-    def __init__(self, num_frames: int, length: int) -> None:
+    across: another encoder for the first frames of the clips; None: the features that come.
+    """
+
+    def __init__(self, num_frames: int, length: int, across: Encoder | None = None) -> None:
+        self.across = across
         self._clips = clips(num_frames, length)
         self._open: list[tuple[range, Consistency]] = []
         self._firsts = Consistency()
@@ -76,12 +81,14 @@ class LongConsistency:
         self.scores: list[float] = []
         """VBench's score of every clip of two frames or more, in order."""
 
-    def update(self, features: Float[Tensor, "T D"]) -> None:
-        """Take the features of the next frames."""
+    def update(self, features: Float[Tensor, "T D"], frames: Frames | None = None) -> None:
+        """Take the features of the next frames, and the frames themselves if another encoder looks at some."""
         start, stop = self._count, self._count + len(features)
         for clip in self._clips:
             if start <= clip.start < stop:
-                self._firsts.update(features[clip.start - start][None])
+                first = slice(clip.start - start, clip.start - start + 1)
+                seen = features[first] if self.across is None or frames is None else self.across(frames[first])
+                self._firsts.update(seen)
                 self._open.append((clip, Consistency()))
         for clip, fold in self._open:
             fold.update(features[max(clip.start - start, 0) : clip.stop - start])
