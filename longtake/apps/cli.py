@@ -99,6 +99,13 @@ def generate(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu")] = "auto",
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16  [default: by device]")] = None,
+    lora: Annotated[
+        list[str] | None, typer.Option(metavar="PATH[:SCALE]", help="a LoRA for the model, a file or a hub id")
+    ] = None,
+    offload: Annotated[
+        str | None, typer.Option(help="none, model or group: parts or blocks wait in the host's memory")
+    ] = None,
+    compile_: Annotated[bool, typer.Option("--compile", help="compile the network's blocks, for long runs")] = False,
     no_embed: Annotated[bool, typer.Option("--no-embed", help="keep the settings out of the video's metadata")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan, run nothing")] = False,
     format_: Format = Output.text,
@@ -114,6 +121,7 @@ def generate(
         prompt=prompt, model=model, method=method, solver=solver, preset=preset, frames=frames, seconds=seconds,
         steps=steps, guidance=guidance, size=size, fps=fps, seed=seed, image=image, video=video, audio=audio,
         negative_prompt=negative_prompt, set=tuple(set_) if set_ else None, device=device, dtype=dtype,
+        lora=tuple(lora) if lora else None, offload=offload, compile=compile_ or None,
         embed=False if no_embed else None,
     )  # fmt: skip
     request, notes = requested(given, from_)
