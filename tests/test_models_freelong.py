@@ -12,11 +12,11 @@ from diffusers import UNet3DConditionModel
 from torch import Tensor
 
 from longtake.errors import UsageError
-from longtake.models import freelong, freepca
+from longtake.models import freelong, freepca, svd_family
 from longtake.models.load import load
 from longtake.models.temporal import attend, layers, near, replaced
 from longtake.models.tiny import tiny_wan
-from longtake.models.tiny_own import VIDEOCRAFTER, louder, save_tiny_videocrafter, seeded
+from longtake.models.tiny_own import VIDEOCRAFTER, louder, save_tiny_videocrafter, seeded, tiny_svd
 from longtake.models.videocrafter_blocks import Attention, TemporalTransformer
 from longtake.models.videocrafter_unet import VideoCrafterUNet
 from longtake.testing import check_denoiser
@@ -196,6 +196,31 @@ def test_diffusers_3d_unet_is_changed_too():
     with freelong.applied(stock, 1, (6, 4), WINDOW):
         assert float((stock(x, 600, text).sample - plain).std() / plain.std()) > 0.02
     assert torch.equal(stock(x, 600, text).sample, plain)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["freelong", "freepca"])
+def test_stable_video_diffusion_is_changed_too(name):
+    pipe = tiny_svd()
+    model, plain = load(pipe, size=(48, 32), num_steps=4, extras={name: 9}), load(pipe, size=(48, 32), num_steps=4)
+    assert (model.window, plain.window) == (9, 4) and len(layers(pipe.unet)) == 1 + 1 + 2
+    check_denoiser(model.denoiser, num_rows=6)
+    x, levels = draw(1, 9, *plain.denoiser.can.latent_shape), torch.full((1, 9), 3)
+    levels[0, 0] = 0
+    long, short = (one.denoiser(x, levels, [""])[0, 1:] for one in (model, plain))
+    assert float((long - short).std() / short.std()) > 0.01
+    with replaced(pipe.unet, attend):  # the same attention through our own code
+        torch.testing.assert_close(plain.denoiser(x, levels, [""])[0, 1:], short, rtol=1e-3, atol=1e-3)
+    # below FreePCA's bound, and in a window as trained, nothing changes
+    assert torch.equal(plain.denoiser(x, levels, [""])[0, 1:], short)
+    few = [one.denoiser(x[:, :4], levels[:, :4], [""]) for one in (model, plain)]
+    torch.testing.assert_close(*few, rtol=1e-3, atol=1e-3)
+
+
+def test_freepcas_bound_is_that_of_videocrafter2_in_noise():
+    betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    kept = np.cumprod(1 - betas)[int(freepca.LATE)]
+    assert pytest.approx(0.25 * math.log(math.sqrt((1 - kept) / kept)), abs=1e-3) == svd_family.LATE
 
 
 def test_attention_in_three_dimensions_is_refused():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -326,3 +327,34 @@ def test_weights_of_another_network_are_named(ucf, tmp_path):
 def test_a_film_of_a_class(ucf, tmp_path):
     made = generate("surfing", tmp_path / "run", model=str(ucf), method="fifo", frames=6, steps=8, seed=3)
     assert (made.frames, made.width, made.height) == (6, 32, 32)
+
+
+def test_the_compiled_forward_says_the_same(folder, monkeypatch):
+    # traced by torch's compiler and run as traced: generating machine code takes a minute and is torch's own affair
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    compiled, plain = load(folder, compile=True, size=SIZE), load(folder, size=SIZE)
+    assert compiled.denoiser.network.run is not forward_rows
+    x, levels = draw(1, 3, *plain.denoiser.can.latent_shape), torch.tensor([[1, 2, 5]])
+    with torch.inference_mode():
+        ours, theirs = (model.denoiser(x, levels, [PROMPT]) for model in (compiled, plain))
+    assert relative(ours, theirs) < 1e-4
+
+
+@pytest.mark.parametrize("offload", ["model", "group"])
+def test_offloading_changes_no_number(folder, ucf, offload):
+    for source, options in ((folder, {"size": SIZE}), (ucf, {})):
+        if offload == "group" and source is folder:
+            with pytest.raises(UsageError, match="latte is offloaded whole"):
+                load(source, offload=offload, **options)
+            continue
+        prompt = PROMPT if source is folder else "surfing"
+        parked, plain = load(source, offload=offload, device="cpu", **options), load(source, device="cpu", **options)
+        x, levels = draw(1, 3, *plain.denoiser.can.latent_shape), torch.tensor([[1, 2, 5]])
+        assert torch.equal(parked.denoiser(x, levels, [prompt]), plain.denoiser(x, levels, [prompt]))
+
+
+def test_a_live_pipeline_is_not_changed_by_options(pipe, folder):
+    with pytest.raises(UsageError, match="a live pipeline is left as it is"):
+        load(pipe, size=SIZE, offload="model")
+    with pytest.raises(UsageError, match="freelong is no option of latte; it has none"):
+        load(folder, size=SIZE, extras={"freelong": True})

@@ -110,7 +110,7 @@ def test_hooks_go_however_a_call_ends(pipe):
 
 def test_the_self_check_refuses_a_network_that_ignores_rows(pipe, monkeypatch):
     self_check(pipe.unet)
-    monkeypatch.setattr("longtake.models.svd_unet._told", lambda unet, emb: nullcontext())
+    monkeypatch.setattr("longtake.models.svd_unet._told", lambda unet, times: nullcontext())
     with pytest.raises(UsageError, match=r"diffusers \d"):
         self_check(pipe.unet)
 
@@ -321,3 +321,14 @@ def test_other_schedulers_are_refused(pipe):
     changed = StableVideoDiffusionPipeline(**{**pipe.components, "scheduler": DDIMScheduler()})
     with pytest.raises(UsageError, match="prediction_type is 'epsilon'; Stable Video Diffusion needs 'v_prediction'"):
         load(changed, size=SIZE)
+
+
+@pytest.mark.parametrize("offload", ["model", "group"])
+def test_offloading_changes_no_number(folder, offload):
+    parked, plain = (load(folder, size=SIZE, num_steps=6, device="cpu", offload=kind) for kind in (offload, "none"))
+    x = draw(1, 4, *plain.denoiser.can.latent_shape)
+    for levels in ([[0, 3, 3, 3]], [[0, 2, 4, 6]]):
+        ours, theirs = (model.denoiser(x, torch.tensor(levels), [""]) for model in (parked, plain))
+        assert torch.equal(ours, theirs)
+    with pytest.raises(UsageError, match="svd is not compiled"):
+        load(folder, size=SIZE, compile=True)

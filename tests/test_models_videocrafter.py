@@ -18,6 +18,7 @@ from longtake.core.model import Codec, Denoiser
 from longtake.core.rows import advance, noise_row
 from longtake.core.solvers import Solver
 from longtake.errors import UsageError
+from longtake.models.adapt import compile_blocks
 from longtake.models.load import load
 from longtake.models.tiny_own import VIDEOCRAFTER, save_tiny_videocrafter
 from longtake.models.videocrafter import load_unet, schedule_of
@@ -320,3 +321,41 @@ def test_a_folder_that_is_not_whole_says_so(folder, tmp_path):
         load(broken)
     with pytest.raises(UsageError, match="scale must be consistent or reference"):
         load(folder, extras={"scale": "none"})
+
+
+def test_options_that_it_lacks_are_refused(folder):
+    with pytest.raises(UsageError, match="riflex is no option of videocrafter2; it has freelong, freepca, scale"):
+        load(folder, extras={"riflex": True})
+    with pytest.raises(UsageError, match="do not go together"):
+        load(folder, compile=True, extras={"freelong": True})
+
+
+@torch.no_grad()
+def test_a_lora_is_a_product_added_to_its_weight(folder, tmp_path):
+    name, plain = "input_blocks.1.2.transformer_blocks.0.attn1.to_q", load(folder)
+    low, high = torch.randn(2, 32), torch.randn(32, 2)
+    pairs = {f"diffusion_model.{name}.lora_A.weight": low, f"diffusion_model.{name}.lora_B.weight": high}
+    save_file(pairs, tmp_path / "style.safetensors")
+    changed = load(folder, lora=(f"{tmp_path / 'style.safetensors'}:0.5",))
+    before, after = (model.denoiser.network.unet.get_submodule(name).weight for model in (plain, changed))
+    torch.testing.assert_close(after, before + 0.5 * high @ low)
+    assert changed.weights_hash != plain.weights_hash
+
+
+@pytest.mark.parametrize("offload", ["model", "group"])
+def test_offloading_changes_no_number(folder, offload):
+    parked, plain = load(folder, offload=offload, device="cpu"), load(folder, device="cpu")
+    x, levels, z = torch.randn(1, 3, 4, 6, 4), torch.tensor([[1, 2, 5]]), torch.randn(2, 4, 6, 4)
+    for _ in range(2):
+        assert torch.equal(parked.denoiser(x, levels, [PROMPT]), plain.denoiser(x, levels, [PROMPT]))
+        assert torch.equal(parked.codec.decode(z)[0], plain.codec.decode(z)[0])
+
+
+def test_a_compiled_network_says_the_same(folder):
+    # traced by torch's compiler and run as traced: generating machine code takes a minute and is torch's own affair
+    compiled, plain = load(folder).denoiser, load(folder).denoiser
+    assert compile_blocks(compiled.network.unet, backend="eager") == 4 + 1 + 4 + 4
+    x, levels = torch.randn(1, 3, 4, 6, 4), torch.tensor([[1, 2, 5]])
+    with torch.inference_mode():
+        ours, theirs = (denoiser(x, levels, [PROMPT]) for denoiser in (compiled, plain))
+    assert relative(ours, theirs) < 1e-5

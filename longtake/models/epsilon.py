@@ -12,22 +12,23 @@ from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from longtake.core.model import Capabilities, Cond
 from longtake.core.schedule import NoiseSchedule
+from longtake.models.place import Place
 
 
 class Network(Protocol):
-    """A network with its way to read prompts.
+    """A network with its way to read prompts; `module` is what has the weights.
 
-    Called with x (B, F, C, H, W) in its dtype on its device, times (B, F) on the CPU, a prompt a window, and in
+    Called with x (B, F, C, H, W) in its dtype where it works, times (B, F) on the CPU, a prompt a window, and in
     `leads` the prompt that guidance wants for that window, equal to the first in the wanted half of a pair. Returns
     the noise estimate, shaped as x.
     """
 
     @property
-    def device(self) -> torch.device: ...
+    def module(self) -> nn.Module: ...
 
     @property
     def dtype(self) -> torch.dtype: ...
@@ -60,14 +61,15 @@ class EpsilonDenoiser:
         self.guidance = guidance
         self.negative_prompt = negative_prompt
         self.cost = 2 if guidance > 1 else 1
+        self.place = Place()
         self._times = torch.tensor(schedule.times)
         self._alphas = torch.tensor(schedule.alphas)
         self._sigmas = torch.tensor(schedule.sigmas)
 
     @property
     def device(self) -> torch.device:
-        """Where the network's weights are."""
-        return self.network.device
+        """Where the network works."""
+        return self.place.home or next(self.network.module.parameters()).device
 
     def prepare(self, prompts: Iterable[str]) -> None:
         """Read these prompts, and the negative one if guidance needs it."""
@@ -91,7 +93,8 @@ class EpsilonDenoiser:
         if self.cost == 2:
             inputs, times = torch.cat([inputs, inputs]), torch.cat([times, times])
             prompts = [*prompts, *[self.negative_prompt] * len(cond)]
-        noise = self.network(inputs, times, prompts, list(cond) * self.cost).float()
+        with self.place.working(self.network.module):
+            noise = self.network(inputs, times, prompts, list(cond) * self.cost).float()
         if self.cost == 2:
             wanted, unwanted = noise.chunk(2)
             noise = unwanted + self.guidance * (wanted - unwanted)

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from longtake.errors import UsageError
+from longtake.models.place import Place
 
 
 class FrameCodec:
@@ -25,11 +26,12 @@ class FrameCodec:
         self.vae = vae
         self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
         self.scale = float(vae.config.scaling_factor)
+        self.place = Place()
 
     @property
     def device(self) -> torch.device:
-        """Where the autoencoder's weights are."""
-        return next(self.vae.parameters()).device
+        """Where the autoencoder works."""
+        return self.place.home or next(self.vae.parameters()).device
 
     def range_of(self, index: int) -> range:
         """The pixel frame of the latent at `index`."""
@@ -48,7 +50,8 @@ class FrameCodec:
             return torch.zeros(0, 3, z.shape[2] * self.factor, z.shape[3] * self.factor, device=self.device)
         kind = next(self.vae.parameters()).dtype
         latents = (z.to(self.device, torch.float32) / self.scale).to(kind)
-        parts = [self.vae.decode(one, return_dict=False)[0].float() for one in latents.split(1)]
+        with self.place.working(self.vae):
+            parts = [self.vae.decode(one, return_dict=False)[0].float() for one in latents.split(1)]
         return torch.cat(parts).clamp(-1, 1)
 
     @torch.no_grad()
@@ -59,7 +62,8 @@ class FrameCodec:
             raise UsageError(f"frames of {width}x{height} do not fit: sides must be multiples of {self.factor}")
         kind = next(self.vae.parameters()).dtype
         video = frames.permute(0, 3, 1, 2).to(self.device, torch.float32) / 127.5 - 1
-        modes = [self.vae.encode(one).latent_dist.mode().float() for one in video.to(kind).split(1)]
+        with self.place.working(self.vae):
+            modes = [self.vae.encode(one).latent_dist.mode().float() for one in video.to(kind).split(1)]
         return torch.cat(modes) * self.scale
 
     def encode_image(

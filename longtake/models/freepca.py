@@ -31,25 +31,30 @@ MOST = 3
 LATE = 250.0
 
 
-def applied(network: nn.Module, times: Float[Tensor, "B F"], window: int) -> AbstractContextManager[None]:
-    """While open, `network` joins. times: what it is told of each row; window: the trained number of rows."""
+def applied(
+    network: nn.Module, times: Float[Tensor, "B F"], window: int, late: float = LATE
+) -> AbstractContextManager[None]:
+    """While open, `network` joins. times: what it is told of each row; window: the trained number of rows.
+
+    late: the time above which windows are joined, in the network's own unit.
+    """
 
     def read(layer: nn.Module, x: Float[Tensor, "N F C"]) -> Float[Tensor, "N F C"]:
         if x.shape[1] <= window:
             return attend(layer, x)
         sharpen = math.sqrt(math.log(x.shape[1], window))
         clips = zip(attend(layer, x, sharpen=sharpen).chunk(len(times)), x.chunk(len(times)), times, strict=True)
-        return torch.cat([_joined(layer, *clip, window) for clip in clips])
+        return torch.cat([_joined(layer, *clip, window, late) for clip in clips])
 
     return replaced(network, read)
 
 
-def _joined(layer: nn.Module, everything: Tensor, x: Tensor, times: Tensor, window: int) -> Tensor:
+def _joined(layer: nn.Module, everything: Tensor, x: Tensor, times: Tensor, window: int, late: float) -> Tensor:
     total, count = torch.zeros_like(everything), torch.zeros(x.shape[1], device=x.device)
     for number, first in enumerate(starts(x.shape[1], window)):
         rows = slice(first, first + window)
         local = attend(layer, x[:, rows])
-        if number and float(times[rows].mean()) > LATE:
+        if number and float(times[rows].mean()) > late:
             local = join(everything[:, rows], local, min(number, MOST))
         total[:, rows] += local
         count[rows] += 1

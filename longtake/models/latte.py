@@ -8,11 +8,11 @@ the negative prompt is cropped to the length of the prompt that it stands agains
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, LattePipeline, LatteTransformer3DModel
+from diffusers import AutoencoderKL, CogVideoXPipeline, LattePipeline, LatteTransformer3DModel
 from diffusers.utils import is_bs4_available, is_ftfy_available
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from longtake.core.model import Blend, Capabilities, Cond
 from longtake.errors import UsageError
 from longtake.models import folder as folders
 from longtake.models import parts as shared
+from longtake.models.adapt import adapted, check_options, waiting
 from longtake.models.epsilon import EpsilonDenoiser
 from longtake.models.families import LoadOptions, Model, ModelFacts, Source
 from longtake.models.frame_codec import FrameCodec
@@ -81,15 +82,16 @@ class LatteText:
 
 @dataclass(frozen=True, eq=False)
 class LatteNetwork:
-    """The transformer with its prompts; an `epsilon.Network`."""
+    """The transformer with its prompts; an `epsilon.Network`. run: the forward, compiled if that was asked for."""
 
     transformer: nn.Module
     text: LatteText
+    run: Callable[..., Tensor] = forward_rows
 
     @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.transformer.proj_out.weight.device
+    def module(self) -> nn.Module:
+        """What has the weights."""
+        return self.transformer
 
     @property
     def dtype(self) -> torch.dtype:
@@ -108,8 +110,8 @@ class LatteNetwork:
         if x.shape[1] > longest:
             raise ValueError(f"Latte has positions for {longest} frames, got a window of {x.shape[1]}")
         lengths = [self.text.length(lead) for lead in leads]
-        text = self.text.cache.batch(prompts, self.device, self.dtype, max(lengths))
-        out = forward_rows(self.transformer, x, times.to(self.device), text, lengths)
+        text = self.text.cache.batch(prompts, x.device, self.dtype, max(lengths))
+        out = self.run(self.transformer, x, times.to(x.device), text, lengths)
         return out[:, :, : x.shape[2]]
 
     def prepare(self, prompts: Iterable[str]) -> None:
@@ -159,6 +161,9 @@ def _facts(source: Source, options: LoadOptions, network: Mapping[str, Any], vae
 
 def load_family(source: Source, options: LoadOptions) -> Model:
     """A Latte model from a folder or a live `LattePipeline`."""
+    check_options(source, options)
+    if options.offload == "group":
+        raise UsageError("latte is offloaded whole, since its blocks are called in parts; use --offload model")
     usual = shared.usual(USUAL, source)
     transformer, vae, config, text = _parts(source, options, int(usual["max_sequence_length"]))
     known = _facts(source, options, transformer.config, vae.config)
@@ -174,8 +179,8 @@ def load_family(source: Source, options: LoadOptions) -> Model:
         temporal_compression=1,
         first_is_image=False,
     )
-    network = LatteNetwork(transformer, text)
-    return Model(
+    network = LatteNetwork(transformer, text, torch.compile(forward_rows) if options.compile else forward_rows)
+    model = Model(
         name=source.name,
         family="latte",
         source=source.folder,
@@ -192,6 +197,8 @@ def load_family(source: Source, options: LoadOptions) -> Model:
         weights_hash=shared.weights_hash(source, WEIGHTED),
         license=shared.license_of(source),
     )
+    # our forward calls the parts of blocks, not blocks: it is compiled as a whole
+    return adapted(model, replace(options, compile=False), (transformer,), CogVideoXPipeline)
 
 
 def _parts(source: Source, options: LoadOptions, max_length: int) -> tuple[nn.Module, nn.Module, Any, LatteText]:
@@ -202,7 +209,7 @@ def _parts(source: Source, options: LoadOptions, max_length: int) -> tuple[nn.Mo
         return pipe.transformer, pipe.vae, {**pipe.scheduler.config}, text
     shared.check_folder(source, PARTS, WEIGHTED)
     device = shared.pick_device(options.device)
-    kind = shared.dtype_of(options.dtype, device)
+    kind, rest = shared.dtype_of(options.dtype, device), waiting(options, device)
     tokenizer = shared.load_part(AutoTokenizer, source.path("tokenizer"), source.folder)
     text = LatteText(
         tokenizer,
@@ -211,8 +218,8 @@ def _parts(source: Source, options: LoadOptions, max_length: int) -> tuple[nn.Mo
         lambda: shared.load_module(source, "text_encoder", T5EncoderModel, device, dtype=kind),
     )
     return (
-        shared.load_module(source, "transformer", LatteTransformer3DModel, device, torch_dtype=kind),
-        shared.load_module(source, "vae", AutoencoderKL, device, torch_dtype=torch.float32),
+        shared.load_module(source, "transformer", LatteTransformer3DModel, rest, torch_dtype=kind),
+        shared.load_module(source, "vae", AutoencoderKL, rest, torch_dtype=torch.float32),
         folders.read_json(source.path("scheduler") / "scheduler_config.json"),
         text,
     )

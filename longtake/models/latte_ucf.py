@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, CogVideoXPipeline
 from jaxtyping import Float
 from torch import Tensor
 
@@ -27,6 +27,7 @@ from longtake.core.model import Capabilities, Cond, embedded
 from longtake.errors import UsageError
 from longtake.models import folder as folders
 from longtake.models import parts as shared
+from longtake.models.adapt import adapted, check_options, waiting
 from longtake.models.epsilon import EpsilonDenoiser
 from longtake.models.families import LoadOptions, Model, ModelFacts, Source
 from longtake.models.frame_codec import FrameCodec
@@ -78,9 +79,9 @@ class ClassNetwork:
     network: LatteUCF
 
     @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.network.device
+    def module(self) -> LatteUCF:
+        """What has the weights."""
+        return self.network
 
     @property
     def dtype(self) -> torch.dtype:
@@ -97,8 +98,8 @@ class ClassNetwork:
         """The noise in each frame."""
         if x.shape[1] > self.network.config.frames:
             raise ValueError(f"this network has positions for {self.network.config.frames} frames, got {x.shape[1]}")
-        label = torch.stack([embedded(prompt, self._embed) for prompt in prompts])
-        return self.network(x, times.to(self.device), label)[:, :, : x.shape[2]]
+        label = torch.stack([embedded(prompt, self._embed) for prompt in prompts]).to(x.device)
+        return self.network(x, times.to(x.device), label)[:, :, : x.shape[2]]
 
     def _embed(self, prompt: str) -> Float[Tensor, " D"]:
         return self.network.y_embedder.embedding_table.weight[label_of(prompt, self.network.config.classes)]
@@ -148,19 +149,20 @@ def facts(source: Source, options: LoadOptions) -> ModelFacts:
 
 def load_family(source: Source, options: LoadOptions) -> Model:
     """A class-conditional Latte from a folder; there is no stock pipeline that could be live."""
+    check_options(source, options)
     known, usual = facts(source, options), shared.usual(USUAL, source)
     device = shared.pick_device(options.device)
-    kind = shared.dtype_of(options.dtype, device)
+    kind, rest = shared.dtype_of(options.dtype, device), waiting(options, device)
     steps = int(pick(options.num_steps, usual["steps"]))
     guidance = float(pick(options.guidance, usual["guidance"]))
     schedule = vp_schedule(scheduler_config(source), steps)
     folder, config = source.path("transformer"), _config(source)
-    network = fill(build(partial(LatteUCF, config)), read_weights(folder), folder, device, kind)
-    vae = shared.load_module(source, "vae", AutoencoderKL, device, torch_dtype=torch.float32)
+    network = fill(build(partial(LatteUCF, config)), read_weights(folder), folder, rest, kind)
+    vae = shared.load_module(source, "vae", AutoencoderKL, rest, torch_dtype=torch.float32)
     can = Capabilities(
         known.window, (config.channels, config.side, config.side), "own", temporal_compression=1, first_is_image=False
     )
-    return Model(
+    model = Model(
         name=source.name,
         family="latte-ucf",
         source=source.folder,
@@ -177,6 +179,7 @@ def load_family(source: Source, options: LoadOptions) -> Model:
         weights_hash=shared.weights_hash(source, WEIGHTED),
         license=shared.license_of(source),
     )
+    return adapted(model, options, (network,), CogVideoXPipeline)
 
 
 def scheduler_config(source: Source) -> dict[str, Any]:

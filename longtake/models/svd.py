@@ -14,6 +14,7 @@ Guidance grows from `min_guidance` at the first frame of a window to `guidance` 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +25,9 @@ from torch import Tensor, nn
 from longtake.core.model import Capabilities, Cond
 from longtake.core.noise import normal, root
 from longtake.core.schedule import NoiseSchedule
+from longtake.models.longer import Mix
 from longtake.models.parts import Remembered, noised_prefix
+from longtake.models.place import Place
 from longtake.models.svd_codec import SVDCodec
 from longtake.models.svd_unet import forward_rows
 
@@ -77,15 +80,17 @@ class Guide:
         return self.of_pixels(picture)
 
     def _embedded(self, picture: Tensor) -> Tensor:
-        weight = next(self.encoder.parameters())
         seen = (_resize_with_antialiasing(picture[None].float().cpu(), (224, 224)) + 1) / 2
-        return self.encoder(((seen - self._mean) / self._std).to(weight)).image_embeds
+        with self.codec.place.working(self.encoder):
+            weight = next(self.encoder.parameters())
+            return self.encoder(((seen - self._mean) / self._std).to(weight)).image_embeds
 
 
 class SVDDenoiser:
     """The network bound to a schedule, its guide and guidance; implements `core.model.Denoiser`.
 
     guidance   (first frame, last frame) of a window; a last of at most 1 runs the network once a window
+    mix        a change to the layers over time, for windows longer than trained
     """
 
     def __init__(
@@ -96,10 +101,11 @@ class SVDDenoiser:
         can: Capabilities,
         guidance: tuple[float, float] = (1.0, 3.0),
         micro: Micro | None = None,
-        negative_prompt: str = "",
+        mix: Mix | None = None,
     ) -> None:
         self.unet, self.guide, self.schedule, self.can = unet, guide, schedule, can
-        self.guidance, self.micro, self.negative_prompt = guidance, micro or Micro(), negative_prompt
+        self.guidance, self.micro, self.mix = guidance, micro or Micro(), mix
+        self.negative_prompt, self.place = "", Place()
         self.cost = 2 if guidance[1] > 1 else 1
         self._times, self._alphas, self._sigmas = (
             torch.tensor(values) for values in (schedule.times, schedule.alphas, schedule.sigmas)
@@ -107,8 +113,8 @@ class SVDDenoiser:
 
     @property
     def device(self) -> torch.device:
-        """Where the network's weights are."""
-        return self.unet.conv_in.weight.device
+        """Where the network works."""
+        return self.place.home or self.unet.conv_in.weight.device
 
     def prepare(self, prompts: Iterable[str]) -> None:
         """There are no prompts to read."""
@@ -148,7 +154,9 @@ class SVDDenoiser:
             picture, beside = (torch.cat([torch.zeros_like(part), part]) for part in (picture, beside))
             inputs, times, ids = (torch.cat([part, part]) for part in (inputs, times, ids))
         inputs = torch.cat([inputs, beside[:, None].expand_as(inputs)], dim=2)
-        velocity = forward_rows(self.unet, inputs, times, picture, ids).float()
+        change = self.mix(self.unet, times, (x.shape[3], x.shape[4])) if self.mix else nullcontext()
+        with change, self.place.working(self.unet):
+            velocity = forward_rows(self.unet, inputs, times, picture, ids).float()
         if self.cost == 2:
             unwanted, wanted = velocity.chunk(2)
             ramp = torch.linspace(*self.guidance, x.shape[1], device=velocity.device)[:, None, None, None]
@@ -159,9 +167,9 @@ class SVDDenoiser:
         return alphas * x.to(velocity) - sigmas * velocity
 
     def _stacked(self, shown: Sequence[Shown | None], x: Tensor) -> tuple[Tensor, Tensor]:
-        weight = self.unet.conv_in.weight
+        kind = self.unet.conv_in.weight.dtype
         widths = self.unet.config.cross_attention_dim
         width = widths if isinstance(widths, int) else widths[0]
         nothing = torch.zeros(1, width), torch.zeros(x.shape[2:])
         parts = [nothing if one is None else one for one in shown]
-        return tuple(torch.stack([part[place].to(weight) for part in parts]) for place in (0, 1))  # type: ignore
+        return tuple(torch.stack([part[place].to(self.device, kind) for part in parts]) for place in (0, 1))  # type: ignore

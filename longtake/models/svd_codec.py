@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from longtake.errors import UsageError
+from longtake.models.place import Place
 
 CONTEXT = 3
 
@@ -32,11 +33,12 @@ class SVDCodec:
         self.context = context
         self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
         self.scale = float(vae.config.scaling_factor)
+        self.place = Place()
 
     @property
     def device(self) -> torch.device:
-        """Where the autoencoder's weights are."""
-        return next(self.vae.parameters()).device
+        """Where the autoencoder works."""
+        return self.place.home or next(self.vae.parameters()).device
 
     def range_of(self, index: int) -> range:
         """The pixel frame of the latent at `index`."""
@@ -61,9 +63,10 @@ class SVDCodec:
         known = z if cache is None else torch.cat([cache["past"].to(z), z])
         kind = next(self.vae.parameters()).dtype
         parts = []
-        for last in range(len(known) - len(z), len(known)):
-            piece = known[max(0, last - self.context) : last + 1] / self.scale
-            parts.append(self.vae.decode(piece.to(kind), num_frames=len(piece), return_dict=False)[0][-1:].float())
+        with self.place.working(self.vae):
+            for last in range(len(known) - len(z), len(known)):
+                piece = (known[max(0, last - self.context) : last + 1] / self.scale).to(kind)
+                parts.append(self.vae.decode(piece, num_frames=len(piece), return_dict=False)[0][-1:].float())
         kept = known[max(0, len(known) - self.context) :].clone()
         return torch.cat(parts).clamp(-1, 1), {"past": kept}
 
@@ -71,7 +74,8 @@ class SVDCodec:
     def encode_pixels(self, video: Float[Tensor, "T 3 H2 W2"]) -> Float[Tensor, "T C H W"]:
         """The posterior's modes, float32 and not scaled: what the network is shown of its picture."""
         kind = next(self.vae.parameters()).dtype
-        modes = [self.vae.encode(one).latent_dist.mode().float() for one in video.to(self.device, kind).split(1)]
+        with self.place.working(self.vae):
+            modes = [self.vae.encode(one).latent_dist.mode().float() for one in video.to(self.device, kind).split(1)]
         return torch.cat(modes)
 
     def encode(self, frames: UInt8[Tensor, "T H2 W2 3"]) -> Float[Tensor, "T C H W"]:

@@ -8,7 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKLTemporalDecoder, EulerDiscreteScheduler, UNetSpatioTemporalConditionModel
+from diffusers import (
+    AutoencoderKLTemporalDecoder,
+    CogVideoXPipeline,
+    EulerDiscreteScheduler,
+    UNetSpatioTemporalConditionModel,
+)
 from torch import nn
 from transformers import CLIPVisionModelWithProjection
 from transformers.image_utils import OPENAI_CLIP_MEAN as CLIP_MEAN
@@ -19,7 +24,9 @@ from longtake.core.schedule import NoiseSchedule, from_grid
 from longtake.errors import UsageError
 from longtake.models import folder as folders
 from longtake.models import parts as shared
+from longtake.models.adapt import adapted, check_options, waiting
 from longtake.models.families import LoadOptions, Model, ModelFacts, Source
+from longtake.models.longer import mix_of
 from longtake.models.parts import pick
 from longtake.models.svd import Colours, Guide, Micro, SVDDenoiser
 from longtake.models.svd_codec import CONTEXT, SVDCodec
@@ -34,6 +41,8 @@ USUAL: dict[str, Any] = dict(
 """The stock pipeline's; the window is that of the network's configuration (14, or 25 for XT)."""
 CLEAN_SIGMA = 0.002
 """The sigma whose time a clean row is told: the smallest of training."""
+LATE = 0.25 * math.log(0.696)
+"""FreePCA's bound in this network's unit: the noise that VideoCrafter2 has at training time 250."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +61,10 @@ def facts(source: Source, options: LoadOptions) -> ModelFacts:
     check_scheduler(folders.read_json(source.path("scheduler") / "scheduler_config.json"))
     usual = shared.usual({"window": unet.get("num_frames", 25), **USUAL}, source)
     factor = 2 ** (len(vae.get("block_out_channels", (0,) * 4)) - 1)
+    _check_options(options)
     return ModelFacts(
         family="svd",
-        window=int(usual["window"]),
+        window=mix_of(options.extras, int(usual["window"]), LATE)[1],
         channels=int(vae.get("latent_channels", 4)),
         factor=factor,
         fps=usual["fps"],
@@ -71,17 +81,20 @@ def facts(source: Source, options: LoadOptions) -> ModelFacts:
 
 def load_family(source: Source, options: LoadOptions) -> Model:
     """An SVD model from a folder or a live `StableVideoDiffusionPipeline`."""
+    check_options(source, options)
     parts = _from_folder(source, options) if source.pipe is None else _from_live(source.pipe, options)
     usual = shared.usual({"window": parts.unet.config.num_frames, **USUAL}, source)
+    _check_options(options)
     check_scheduler(parts.scheduler.config)
     self_check(parts.unet)
+    mix, window = mix_of(options.extras, int(usual["window"]), LATE)
     codec = SVDCodec(parts.vae, int(usual["decode_context"]))
     size = shared.fit_size(pick(options.size, usual["size"]), codec.factor)
     steps = int(pick(options.num_steps, usual["steps"]))
     guidance = float(pick(options.guidance, usual["guidance"]))
     micro = Micro(float(usual["fps"]), int(usual["motion_bucket"]), float(usual["picture_noise"]))
     can = Capabilities(
-        int(usual["window"]),
+        window,
         (int(parts.vae.config.latent_channels), size[1] // codec.factor, size[0] // codec.factor),
         "hook",
         image_first=True,
@@ -92,10 +105,8 @@ def load_family(source: Source, options: LoadOptions) -> Model:
     )
     guide = Guide(codec, parts.encoder, parts.colours, micro.noise)
     ramp = min(float(usual["min_guidance"]), guidance), guidance
-    denoiser = SVDDenoiser(
-        parts.unet, guide, schedule_of(parts.scheduler, steps), can, ramp, micro, options.negative_prompt
-    )
-    return Model(
+    denoiser = SVDDenoiser(parts.unet, guide, schedule_of(parts.scheduler, steps), can, ramp, micro, mix)
+    model = Model(
         name=source.name,
         family="svd",
         source=source.folder,
@@ -113,6 +124,12 @@ def load_family(source: Source, options: LoadOptions) -> Model:
         license=shared.license_of(source),
         notes=("this model reads no prompt: the picture alone decides",),
     )
+    return adapted(model, options, (parts.unet,), CogVideoXPipeline)
+
+
+def _check_options(options: LoadOptions) -> None:
+    if options.compile:
+        raise UsageError("svd is not compiled: the hooks by which rows get levels of their own come and go with calls")
 
 
 def check_scheduler(config: Any) -> None:
@@ -151,13 +168,13 @@ def _from_live(pipe: Any, options: LoadOptions) -> _Parts:
 def _from_folder(source: Source, options: LoadOptions) -> _Parts:
     shared.check_folder(source, PARTS, WEIGHTED)
     device = shared.pick_device(options.device)
-    kind = shared.dtype_of(options.dtype, device)
+    kind, rest = shared.dtype_of(options.dtype, device), waiting(options, device)
     load = shared.load_module
     pictures = folders.read_json(source.path("feature_extractor") / "preprocessor_config.json")
     return _Parts(
-        unet=load(source, "unet", UNetSpatioTemporalConditionModel, device, torch_dtype=kind),
-        vae=load(source, "vae", AutoencoderKLTemporalDecoder, device, torch_dtype=torch.float32),
-        encoder=load(source, "image_encoder", CLIPVisionModelWithProjection, device, dtype=kind),
+        unet=load(source, "unet", UNetSpatioTemporalConditionModel, rest, torch_dtype=kind),
+        vae=load(source, "vae", AutoencoderKLTemporalDecoder, rest, torch_dtype=torch.float32),
+        encoder=load(source, "image_encoder", CLIPVisionModelWithProjection, rest, dtype=kind),
         colours=(pictures.get("image_mean", CLIP_MEAN), pictures.get("image_std", CLIP_STD)),
         scheduler=shared.load_part(EulerDiscreteScheduler, source.path("scheduler"), source.folder),
     )

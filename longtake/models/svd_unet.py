@@ -35,26 +35,36 @@ def forward_rows(
     times = times.to(x.device)
     if merge and bool((times == times[:, :1]).all()):
         return unet(x, times[:, 0], picture, added_time_ids=ids, return_dict=False)[0]
-    time = unet.time_embedding(unet.time_proj(times.flatten()).to(x.dtype))
-    added = unet.add_time_proj(ids.flatten()).reshape(len(x), -1).to(x.dtype)
-    emb = time + unet.add_embedding(added).repeat_interleave(x.shape[1], 0)
-    with _told(unet, emb):
+    with _told(unet, times):
         return unet(x, times[:, 0], picture, added_time_ids=ids, return_dict=False)[0]
 
 
 @contextmanager
-def _told(unet: nn.Module, emb: Float[Tensor, "BF D"]) -> Iterator[None]:
-    """While open, every residual block gets `emb` in place of what the network hands it."""
+def _told(unet: nn.Module, times: Float[Tensor, "B F"]) -> Iterator[None]:
+    """While open, the network embeds these times, one a row, and every residual block gets that of its own frame.
 
-    def swap(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    Nothing of the network is called from here, so that weights which come to the device for a call (offloading) do.
+    """
+    rows = times.shape[1]
+    waves = unet.time_proj(times.flatten())
+
+    def embed(module: nn.Module, args: tuple) -> tuple:
+        return waves.to(args[0].dtype), *args[1:]
+
+    def repeat(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        return output.repeat_interleave(rows, 0)
+
+    def own(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        # the stock forward has repeated each embedding for all frames once more: take every first
         if "temb" in kwargs:
-            return args, {**kwargs, "temb": emb}
-        return (args[0], emb, *args[2:]), kwargs
+            return args, {**kwargs, "temb": kwargs["temb"][::rows]}
+        return (args[0], args[1][::rows], *args[2:]), kwargs
 
     blocks = [module for module in unet.modules() if isinstance(module, SpatioTemporalResBlock)]
     if not blocks:
         raise RuntimeError("the network has no residual blocks that are told a time")
-    handles = [block.register_forward_pre_hook(swap, with_kwargs=True) for block in blocks]
+    handles = [unet.time_embedding.register_forward_pre_hook(embed), unet.add_embedding.register_forward_hook(repeat)]
+    handles += [block.register_forward_pre_hook(own, with_kwargs=True) for block in blocks]
     try:
         yield
     finally:

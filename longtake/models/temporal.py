@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
+from diffusers.models.transformers.transformer_temporal import TransformerSpatioTemporalModel, TransformerTemporalModel
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
@@ -24,18 +24,17 @@ Read = Callable[[nn.Module, Float[Tensor, "N F C"]], Float[Tensor, "N F C"]]
 
 
 def layers(network: nn.Module) -> list[nn.Module]:
-    """Every attention over time: of VideoCrafter2's network, and of diffusers' `UNet3DConditionModel`.
+    """Every attention over time: of VideoCrafter2's network, and of diffusers' UNet3D and SVD networks.
 
     UsageError for a network that has none, such as one whose tokens of all frames and pixels read each other.
     """
     kinds = (TemporalTransformer, TransformerTemporalModel)
-    found = [
-        getattr(block, name)
-        for module in network.modules()
-        if isinstance(module, kinds)
-        for block in module.transformer_blocks
-        for name in ("attn1", "attn2")
-    ]
+    found: list[nn.Module] = []
+    for module in network.modules():
+        if isinstance(module, kinds):
+            found += [part for block in module.transformer_blocks for part in (block.attn1, block.attn2)]
+        elif isinstance(module, TransformerSpatioTemporalModel):  # its second attention reads the picture
+            found += [block.attn1 for block in module.temporal_transformer_blocks]
     if not found:
         raise UsageError(
             f"{type(network).__name__} has no attention over time of its own (its attention is 3-D), which freelong "

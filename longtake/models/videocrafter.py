@@ -12,27 +12,28 @@ nowhere, as FIFO-Diffusion's queue does although its base clip comes from a samp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, CogVideoXPipeline
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from longtake.core.model import Capabilities, Cond
 from longtake.core.schedule import NoiseSchedule
 from longtake.errors import UsageError
 from longtake.models import folder as folders
-from longtake.models import freelong, freepca
 from longtake.models import parts as shared
+from longtake.models.adapt import adapted, check_options, waiting
 from longtake.models.epsilon import EpsilonDenoiser
 from longtake.models.families import LoadOptions, Model, ModelFacts, Source
 from longtake.models.frame_codec import FrameCodec
+from longtake.models.longer import Mix, mix_of
 from longtake.models.own import build, fill, read_weights
 from longtake.models.parts import pick
 from longtake.models.prompts import PromptCache, clip_encode
@@ -47,9 +48,6 @@ USUAL: dict[str, Any] = dict(
 )  # fmt: skip
 """The release's script; 10 frames a second is what it writes."""
 
-Mix = Callable[[nn.Module, Tensor, tuple[int, int]], AbstractContextManager[Any]]
-"""A change to the layers over time for one call: the network, times (B, F), (height, width) of the latents."""
-
 
 @dataclass(frozen=True, eq=False)
 class VideoCrafterNetwork:
@@ -61,9 +59,9 @@ class VideoCrafterNetwork:
     mix: Mix | None = None
 
     @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.unet.device
+    def module(self) -> VideoCrafterUNet:
+        """What has the weights."""
+        return self.unet
 
     @property
     def dtype(self) -> torch.dtype:
@@ -78,11 +76,11 @@ class VideoCrafterNetwork:
         leads: Sequence[Cond],
     ) -> Float[Tensor, "B F C H W"]:
         """The noise in each frame."""
-        text = self.text.batch(prompts, self.device, self.dtype)
-        fps = torch.full((len(x),), float(self.fps_condition), device=self.device)
+        text = self.text.batch(prompts, x.device, self.dtype)
+        fps = torch.full((len(x),), float(self.fps_condition), device=x.device)
         change = self.mix(self.unet, times, (x.shape[3], x.shape[4])) if self.mix else nullcontext()
         with change:
-            return self.unet(x, times.to(self.device), text, fps)
+            return self.unet(x, times.to(x.device), text, fps)
 
     def prepare(self, prompts: Iterable[str]) -> None:
         """Encode these prompts now."""
@@ -103,7 +101,7 @@ def facts(source: Source, options: LoadOptions) -> ModelFacts:
     unet = unet_config(folders.read_json(source.path("unet") / "config.json"), source.folder)
     vae = folders.read_json(source.path("vae") / "config.json")
     factor = 2 ** (len(vae.get("block_out_channels", (0,) * 4)) - 1)
-    _, window = _mix(options.extras, usual["window"])
+    _, window = mix_of(options.extras, int(usual["window"]))
     return ModelFacts(
         family="videocrafter2",
         window=window,
@@ -121,10 +119,13 @@ def facts(source: Source, options: LoadOptions) -> ModelFacts:
 
 def load_family(source: Source, options: LoadOptions) -> Model:
     """A VideoCrafter2 model from a folder; there is no stock pipeline that could be live."""
+    check_options(source, options)
     known, usual = facts(source, options), _usual(source, options)
     device = shared.pick_device(options.device)
     kind = shared.dtype_of(options.dtype, device)
-    mix, window = _mix(options.extras, usual["window"])
+    mix, window = mix_of(options.extras, int(usual["window"]))
+    if mix is not None and options.compile:
+        raise UsageError("--compile and freelong or freepca do not go together: both change the network; leave one out")
     steps = int(pick(options.num_steps, usual["steps"]))
     guidance = float(pick(options.guidance, usual["guidance"]))
     schedule = schedule_of(folders.read_json(source.path("scheduler") / "scheduler_config.json"), steps, usual["scale"])
@@ -133,12 +134,13 @@ def load_family(source: Source, options: LoadOptions) -> Model:
         clip_encode(tokenizer, int(usual["max_sequence_length"])),
         reload=lambda: shared.load_module(source, "text_encoder", CLIPTextModel, device, dtype=kind),
     )
-    network = VideoCrafterNetwork(load_unet(source.path("unet"), device, kind), text, usual["fps_condition"], mix)
-    vae = shared.load_module(source, "vae", AutoencoderKL, device, torch_dtype=torch.float32)
+    rest = waiting(options, device)
+    network = VideoCrafterNetwork(load_unet(source.path("unet"), rest, kind), text, usual["fps_condition"], mix)
+    vae = shared.load_module(source, "vae", AutoencoderKL, rest, torch_dtype=torch.float32)
     width, height = known.size
     shape = (known.channels, height // known.factor, width // known.factor)
     can = Capabilities(window, shape, "own", temporal_compression=1, first_is_image=False)
-    return Model(
+    model = Model(
         name=source.name,
         family="videocrafter2",
         source=source.folder,
@@ -155,6 +157,7 @@ def load_family(source: Source, options: LoadOptions) -> Model:
         weights_hash=shared.weights_hash(source, WEIGHTED),
         license=shared.license_of(source),
     )
+    return adapted(model, options, (network.unet,), CogVideoXPipeline)
 
 
 def schedule_of(config: Mapping[str, Any], num_steps: int, scale: str = "consistent") -> NoiseSchedule:
@@ -197,26 +200,3 @@ def load_unet(folder: Path, device: torch.device, dtype: torch.dtype) -> VideoCr
 
 def _usual(source: Source, options: LoadOptions) -> dict[str, Any]:
     return {**shared.usual(USUAL, source), **{key: options.extras[key] for key in ("scale",) if key in options.extras}}
-
-
-def _mix(extras: Mapping[str, Any], window: int) -> tuple[Mix | None, int]:
-    """(what changes the layers over time, frames in a window): FreeLong and FreePCA make the window longer."""
-    long, pca = (frames_of(extras, name, window, times) for name, times in (("freelong", 8), ("freepca", 4)))
-    if long and pca:
-        raise UsageError("freelong and freepca both change the same layers; set one of them")
-    if long:
-        return (lambda unet, times, size: freelong.applied(unet, len(times), size, window)), long
-    if pca:
-        return (lambda unet, times, size: freepca.applied(unet, times, window)), pca
-    return None, int(window)
-
-
-def frames_of(extras: Mapping[str, Any], name: str, window: int, times: int) -> int:
-    """Frames in a window under the option `name`: false 0, true `times` native windows, or that number itself."""
-    value = extras.get(name, False)
-    text = str(value).lower()
-    if text in ("false", "true"):
-        return int(window) * times if text == "true" else 0
-    if not text.isdecimal() or int(text) < window:
-        raise UsageError(f"{name} is true, false or the frames of a window from {window} up, got {value!r}")
-    return int(text)

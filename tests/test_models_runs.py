@@ -1,0 +1,89 @@
+"""Runs of the families with one latent a frame: stopped half-way and gone on with, they are what they would have been.
+
+Here too the matrix of these families and the methods: every method that a family can do makes a film of the asked
+length, and the others say in one line why not.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from longtake.apps.session import begin, build, generate, reopen, running, start
+from longtake.apps.settings import Request
+from longtake.errors import UsageError
+from longtake.models.tiny_own import save_tiny_latte_ucf, save_tiny_videocrafter, tiny_latte, tiny_svd
+from longtake.output.directory import RunDir
+from longtake.output.video import read_frames
+
+FAMILIES = ("videocrafter2", "latte", "latte-ucf", "svd")
+FRAMES = {"plain": 4}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, dict[str, Any]]:
+    """Options of a run by family: the model, its size, what it begins with."""
+    root = tmp_path_factory.mktemp("models")
+    save_tiny_videocrafter(root / "vc2")
+    tiny_latte().save_pretrained(root / "latte")
+    save_tiny_latte_ucf(root / "ucf")
+    tiny_svd().save_pretrained(root / "svd")
+    Image.fromarray(np.arange(32 * 48 * 3, dtype=np.uint8).reshape(32, 48, 3)).save(root / "first.png")
+    return {
+        "videocrafter2": dict(prompt="a dog runs", model=str(root / "vc2")),
+        "latte": dict(prompt="a dog runs", model=str(root / "latte"), size=(48, 32)),
+        "latte-ucf": dict(prompt="playing guitar", model=str(root / "ucf")),
+        "svd": dict(prompt="the picture", model=str(root / "svd"), size=(48, 32), image=str(root / "first.png")),
+    }
+
+
+def options_of(folders: dict[str, dict[str, Any]], family: str, method: str) -> dict[str, Any]:
+    steps = {"fifo": 8, "chunk": 3, "plain": 3}.get(method)
+    return {**folders[family], "method": method, "frames": FRAMES.get(method, 7), "steps": steps, "seed": 5}
+
+
+@pytest.mark.parametrize("family,method", [(f, "fifo") for f in FAMILIES] + [("svd", "chunk")])
+def test_stopped_and_gone_on_with_is_uninterrupted(folders, family, method, tmp_path):
+    options = options_of(folders, family, method)
+    whole = generate(out=tmp_path / "whole", **options)
+    session = start(Request(**options))
+    folder = begin(session, tmp_path / "stopped")
+    with running(session, folder) as (_, progress):
+        for _ in progress:
+            if next(progress).frames >= 3:
+                break
+    assert folder.finished is None
+    settings, done = reopen(RunDir(tmp_path / "stopped"))
+    assert not done
+    session = build(settings)
+    with running(session, folder) as (_, progress):
+        for _ in progress:
+            pass
+    assert folder.finished is not None and folder.finished["frames"] == whole.frames == 7
+    assert folder.video.read_bytes() == Path(whole.video).read_bytes()
+
+
+@pytest.mark.parametrize("method", ["plain", "chunk", "fifo"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_matrix(folders, family, method, tmp_path):
+    options = options_of(folders, family, method)
+    made = generate(out=tmp_path / "run", **options)
+    assert made.frames == options["frames"] == len(list(read_frames(made.video)))
+    cost = 2 * options["steps"]
+    assert method != "plain" or made.nfe == cost
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_prompt_or_picture_that_cannot_be(folders, family, tmp_path):
+    options = options_of(folders, family, "fifo")
+    wrong = {"videocrafter2": dict(image=folders["svd"]["image"]), "latte": dict(image=folders["svd"]["image"]),
+             "latte-ucf": dict(prompt="a dog on the moon"), "svd": dict(size=(50, 32))}  # fmt: skip
+    said = {"videocrafter2": "cannot begin with a picture", "latte": "cannot begin with a picture",
+            "latte-ucf": "is no class of UCF-101", "svd": "nearest that works is 48x32"}  # fmt: skip
+    with pytest.raises(UsageError, match=said[family]):
+        generate(out=tmp_path / "run", **{**options, **wrong[family]})
+    assert not (tmp_path / "run").exists()
