@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from longtake.apps.export_command import run_export
+from longtake.apps.sources import find_sources
 from longtake.errors import UsageError
 from longtake.metrics import official
 from longtake.metrics.results import read_results, totals
@@ -156,9 +157,27 @@ def test_a_story_asks_for_each_part_and_each_turn():
 
 def test_prompts_come_from_the_video_or_its_name(tmp_path: Path):
     save_video(tmp_path / "in" / "a cow swims-3.mp4")
-    save_video(tmp_path / "in" / "b.mp4", comment=json.dumps({"prompt": "a pig flies", "seed": 4}))
+    save_video(tmp_path / "in" / "b.mp4", comment=json.dumps({"longtake": {"prompt": "a pig flies", "seed": 4}}))
+    save_video(tmp_path / "in" / "c d.mp4", comment=json.dumps(["something else"]))
     out = run_export([tmp_path / "in"], tmp_path / "out")
-    assert set(json.loads((out / "vbench" / "prompts.json").read_text()).values()) == {"a cow swims", "a pig flies"}
+    assert set(json.loads((out / "vbench" / "prompts.json").read_text()).values()) == {
+        "a cow swims",
+        "a pig flies",
+        "c d",
+    }
+
+
+def test_a_story_is_told_with_all_its_prompts(tmp_path: Path):
+    run = save_run(tmp_path / "run", "a dog walks")
+    settings = json.loads((run / "run.json").read_text())
+    settings["prompts"] = [{"frame": 0, "prompt": "a dog walks"}, {"frame": 16, "prompt": "a dog swims"}]
+    settings["turns"] = [{"latent": 6, "key": 1, "prompt": None}, {"latent": 8, "key": 0, "prompt": "a dog sleeps"}]
+    (run / "run.json").write_text(json.dumps(settings))
+    (source,) = find_sources([run])
+    assert source.prompts == ("a dog walks", "a dog swims", "a dog sleeps")
+    out = run_export([run], tmp_path / "out")
+    ((text, _, questions),) = narrlv_questions(out / "narrlv" / "videos", out / "narrlv" / "prompt_suit").values()
+    assert text == "a dog walks. Then, a dog swims. Then, a dog sleeps" and len(list(questions.values())[1]) == 2
 
 
 def test_names_are_cut_at_whole_letters():

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from longtake.errors import UsageError
+from longtake.metrics.official import told
 
 VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".m4v")
 
@@ -27,7 +28,7 @@ class Source:
     @property
     def prompt(self) -> str:
         """All that it shows, as one text."""
-        return " Then, ".join(self.prompts)
+        return told(self.prompts)
 
     @property
     def name(self) -> str:
@@ -87,18 +88,15 @@ def _file(path: Path) -> Source:
         settings = json.loads(comment or "")
     except ValueError:
         settings = None
+    if isinstance(settings, dict):
+        settings = settings.get("longtake", settings)  # as the engine writes it into a film
     if isinstance(settings, dict) and settings.get("prompt"):
         return Source(path, _prompts(settings), settings.get("seed"))
     return Source(path, (re.sub(r"-\d+$", "", path.stem),))
 
 
 def _prompts(settings: dict[str, Any]) -> tuple[str, ...]:
-    """The prompts of a run in order of time, however many it has."""
-    story = settings.get("prompts")
-    if isinstance(story, list) and story:
-        texts = [
-            part.get("prompt") if isinstance(part, dict) else part[-1] if isinstance(part, list) else part
-            for part in story
-        ]
-        return tuple(str(text) for text in texts if text)
-    return (str(settings["prompt"]),)
+    """The prompts of a run in order of time: its own or its story's, then those that it was extended with."""
+    scenes = [scene.get("prompt") for scene in settings.get("prompts") or ()] or [settings["prompt"]]
+    later = [turn.get("prompt") for turn in settings.get("turns") or ()]
+    return tuple(str(text) for text in [*scenes, *later] if text)

@@ -85,12 +85,18 @@ def own_suite(stories: Sequence[Sequence[str]]) -> dict[str, list[dict[str, Any]
         ]
         questions = dict(zip(QUESTIONS, (shown, turns or None), strict=True))
         elements = {"Main Target Action Evolution": list(story)}
-        text = " Then, ".join(story)
         items.append(
-            {"prompt_gen": text, "prompt_gen_list_extract": list(story), "element_extract": elements,
+            {"prompt_gen": told(story), "prompt_gen_list_extract": list(story), "element_extract": elements,
              "auto_gen_question": questions}
         )  # fmt: skip
     return {"0": items}
+
+
+def told(story: Sequence[str]) -> str:
+    """A story's prompts as one text; a single prompt as it is."""
+    if len(story) == 1:
+        return story[0]
+    return ". Then, ".join(part.strip().rstrip(".") for part in story)
 
 
 def readable(suite: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
