@@ -28,11 +28,14 @@ RESULT = ["run", "video", "frames", "fps", "width", "height", "latent_frames", "
           "method", "search"]  # fmt: skip
 FLAGS = {
     "generate": "--model --method --solver --preset --frames --seconds --steps --guidance --size --fps --seed --image "
-    "--video --audio --from --no-embed --negative-prompt --out --set --lora --offload --compile --device --dtype --dry-run --format -v -q --help",
+    "--video --audio --from --no-embed --negative-prompt --out --set --lora --offload --compile --device --dtype --dry-run --format -v -q --help "
+    "--prompt-file --search --reward --search-budget",
     "resume": "--format -v -q --help",
     "extend": "--frames --format -v -q --help",
     "reroll": "--from --seed --prompt --method --search --format -v -q --help",
     "takes": "--num --seconds --use --format -v -q --help",
+    "searches": "--format --help",
+    "rewards": "--format --help",
     "models": "--format --help",
     "methods": "--format --help",
     "bench": "--profile --format --help",

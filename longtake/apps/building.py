@@ -38,7 +38,7 @@ class Materials:
     shrink: bool = False
 
     @property
-    def basics(self) -> tuple[Any, ...]:
+    def basics(self) -> tuple[tuple[int, int, int], NoiseSchedule, Solver, int]:
         """The first four, which every rollout begins with."""
         return self.shape, self.schedule, self.solver, self.window
 

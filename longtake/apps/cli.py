@@ -89,6 +89,12 @@ def generate(
         Path | None, typer.Option(metavar="CLIP", help="a clip to continue; only new frames are made")
     ] = None,
     audio: Annotated[Path | None, typer.Option(metavar="FILE", help="sound to go with it, from its start on")] = None,
+    prompt_file: Annotated[Path | None, typer.Option(metavar="FILE", help="prompts over time, see docs")] = None,
+    search: Annotated[str | None, typer.Option(help="see: longtake searches  [default: none]")] = None,
+    reward: Annotated[str | None, typer.Option(help="see: longtake rewards; a sum such as text+0.5*motion")] = None,
+    search_budget: Annotated[
+        str | None, typer.Option(metavar="4x", help="the largest search that costs at most so many times no search")
+    ] = None,
     from_: Annotated[
         Path | None, typer.Option("--from", metavar="FILE.mp4", help="the settings that a video was made by")
     ] = None,
@@ -122,7 +128,8 @@ def generate(
         steps=steps, guidance=guidance, size=size, fps=fps, seed=seed, image=image, video=video, audio=audio,
         negative_prompt=negative_prompt, set=tuple(set_) if set_ else None, device=device, dtype=dtype,
         lora=tuple(lora) if lora else None, offload=offload, compile=compile_ or None,
-        embed=False if no_embed else None,
+        embed=False if no_embed else None, prompt_file=prompt_file, search=search, reward=reward,
+        search_budget=search_budget,
     )  # fmt: skip
     request, notes = requested(given, from_)
     for note in notes:
@@ -157,6 +164,22 @@ def methods(name: NameArgument = None, format_: Format = Output.text) -> None:
     from longtake.apps.listing import list_methods
 
     list_methods(name, format_ is Output.json)
+
+
+@app.command()
+def searches(name: NameArgument = None, format_: Format = Output.text) -> None:
+    """List the searches that can wrap a method, and their parameters."""
+    from longtake.apps.listing_searches import list_searches
+
+    list_searches(name, format_ is Output.json)
+
+
+@app.command()
+def rewards(name: NameArgument = None, format_: Format = Output.text) -> None:
+    """List what a search can be guided by."""
+    from longtake.apps.listing_searches import list_rewards
+
+    list_rewards(name, format_ is Output.json)
 
 
 @app.command()

@@ -15,8 +15,9 @@ from longtake.apps import speed
 from longtake.apps.planning import dry_run as forecast_run
 from longtake.apps.planning import plan
 from longtake.apps.progress import clock, shown
+from longtake.apps.screening import screen
 from longtake.apps.session import Session
-from longtake.apps.settings import Request, Settings, screen
+from longtake.apps.settings import Request, Settings
 from longtake.apps.tables import Facts
 from longtake.errors import UsageError
 from longtake.output.directory import RunDir, plan_directory

@@ -5,10 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from longtake.apps.lookup import advise, look_up
-from longtake.apps.settings import Request, Settings, decide, screen
-from longtake.apps.tables import Facts, Materials, method
+from longtake.apps.budget import Blank, afford, parse_budget, told
+from longtake.apps.building import Materials
+from longtake.apps.composing import in_own_words, latent_of, length_of, method_of, searched, timeline_of
+from longtake.apps.deciding import decide
+from longtake.apps.lookup import look_up
+from longtake.apps.screening import screen
+from longtake.apps.searches import search
+from longtake.apps.settings import Request, Settings
+from longtake.apps.tables import Facts, method
 from longtake.core.forecast import Cost, Forecast, forecast
+from longtake.core.model import Capabilities
 from longtake.core.plan import GhostCodec
 from longtake.core.schedule import flow
 from longtake.core.solvers import Solver
@@ -23,30 +30,48 @@ def plan(request: Request) -> tuple[Settings, Facts, list[str]]:
     facts = look_up(request)
     settings, notes = decide(request, facts)
     if facts.vocabulary == "world":
-        read_as, words = advise(request.prompt)
-        settings, notes = replace(settings, read_as=read_as), [*notes, *words]
+        settings, words = in_own_words(settings)
+        notes += words
     if facts.image_only and not (settings.image or settings.video):
         raise UsageError(f"{facts.name} makes videos from a picture; add --image FILE (or --video CLIP)")
     if settings.image and not facts.image_first:
         raise UsageError(
             f"{facts.name} cannot begin with a picture; use a model that can (Wan 2.2 TI2V), or --video CLIP"
         )
-    dry_rollout(settings, facts.shape(facts.size), facts.window)  # parameters that do not fit show now
-    return settings, facts, notes
+    settings, more = afforded(request, settings, facts)
+    rollout = dry_rollout(settings, facts.can)  # parameters that do not fit show now
+    return settings, facts, [*notes, *more, *_turning(settings, facts, rollout)]
 
 
-def rollout_of(settings: Settings, materials: Materials) -> Any:
-    """The method of these settings. UsageError for parameters that cannot work."""
-    try:
-        return method(settings.method).make(materials, settings.parameters)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+def afforded(request: Request, settings: Settings, facts: Facts) -> tuple[Settings, list[str]]:
+    """The settings with the search that a budget can pay, and the line that says so."""
+    if request.search_budget is None:
+        return settings, []
+    factor, row = parse_budget(request.search_budget), search(settings.search)
+    latents = length_of(settings, facts.can)
+    inner = dry_rollout(replace(settings, search="none"), facts.can)
+    values, reached = afford(row, inner, settings.search_parameters, factor, latents or 200)
+    return replace(settings, search_parameters=values), [told(row, values, reached)]
 
 
-def dry_rollout(settings: Settings, shape: tuple[int, int, int], window: int) -> Any:
-    """The method with nothing loaded: costs depend on the number of steps alone, not on grid, solver or weights."""
-    solver = Solver(settings.solver or "euler")
-    return rollout_of(settings, Materials(shape, flow(settings.steps), solver, window, GhostCodec()))
+def _turning(settings: Settings, facts: Facts, rollout: Any) -> list[str]:
+    # when a change of prompt is seen: from its own row on, and faintly up to `reach` latents before
+    timeline, lines = timeline_of(settings, facts.can), []
+    for start, prompt in timeline.entries[1:]:
+        frame = next(s["frame"] for s in settings.prompts if latent_of(settings, facts.can, s["frame"]) == start)
+        begins, early = (float(n / settings.rate) for n in (frame, facts.can.num_frames(max(start - rollout.reach, 0))))
+        lines.append(f"{prompt[:60]!r} begins at {begins:.1f} s; frames from {min(early, begins):.1f} s on may turn")
+    return lines
+
+
+def dry_rollout(settings: Settings, can: Capabilities) -> Any:
+    """Method and search with nothing loaded: costs depend on the number of steps, not on grid, solver or weights."""
+    latents, solver = length_of(settings, can), Solver(settings.solver or "euler")
+    paper = flow(settings.steps)
+    materials = Materials(
+        can.latent_shape, paper, solver, can.window, GhostCodec(), latents, settings.ending == "shrink"
+    )
+    return searched(settings, method_of(settings, materials), Blank(), latents)
 
 
 def dry_run(settings: Settings, facts: Facts) -> tuple[Forecast, int | None]:
@@ -54,11 +79,7 @@ def dry_run(settings: Settings, facts: Facts) -> tuple[Forecast, int | None]:
 
     An endless run is costed over 1,000 latents.
     """
-    rollout = dry_rollout(settings, facts.shape(facts.size), facts.window)
-    latents = None
-    if settings.frames is not None:
-        lead = 1 if settings.image else 0
-        latents = facts.num_latents(settings.frames - lead, after=bool(settings.image or settings.video))
+    rollout, latents = dry_rollout(settings, facts.can), length_of(settings, facts.can)
     context = 1 if settings.image else context_latents(settings, facts.window) if settings.video else 0
     factor = facts.experts * (2 if facts.guided else 1)
     paid = cost(rollout, EXACT_LATENTS if latents is None else latents, context, factor)

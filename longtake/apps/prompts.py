@@ -99,6 +99,17 @@ def seconds_of(text: str, rate: Fraction) -> Fraction | None:
     return sum((_time(match[2], match[3], rate) for match in found if match), Fraction(0)) / rate
 
 
+def written(scenes: list[Scene], rate: Fraction) -> str:
+    """The scenes as one line that `parse_story` reads; the last lasts to the end."""
+    parts = []
+    for number, scene in enumerate(scenes):
+        following = scenes[number + 1].frame if number + 1 < len(scenes) else None
+        length = f"{(following or 0) - (scene.frame or 0)}f" if following is not None else ""
+        mark = "#" if scene.cut else ""
+        parts.append(scene.prompt + (f"[{length}{mark}]" if length or mark else ""))
+    return " | ".join(parts)
+
+
 def _from_json(text: str, rate: Fraction, path: Path) -> list[Scene]:
     try:
         content: Any = json.loads(text)

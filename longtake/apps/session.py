@@ -15,13 +15,13 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from longtake.apps.planning import context_latents, cost, dry_rollout, plan, rollout_of
+from longtake.apps.building import Materials
+from longtake.apps.composing import length_of, method_of, reward_of, searched, timeline_of
+from longtake.apps.planning import context_latents, cost, dry_rollout, plan
 from longtake.apps.settings import Request, Settings
 from longtake.apps.stories import embedded, note_environment, turn_prompts, turns_of
-from longtake.apps.tables import Materials
 from longtake.core.check import check
 from longtake.core.engine import Engine, cost_of
-from longtake.core.rollout import Timeline
 from longtake.core.solvers import Solver
 from longtake.errors import UsageError
 from longtake.output import checkpoint
@@ -99,13 +99,9 @@ def build(settings: Settings, live: Any = None, fresh: bool = False) -> Session:
         settings.compile,
         settings.options,
     )
-    can, device = model.denoiser.can, model.denoiser.device
-    materials = Materials(can.latent_shape, model.denoiser.schedule, Solver(model.solver), can.window, model.codec)
-    rollout = rollout_of(settings, materials)
-    try:
-        notes = [f"device {device}, {model.dtype}", *model.notes, *check(rollout, model.denoiser)]
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    device = model.denoiser.device
+    rollout, notes = _rollout(settings, model)
+    notes = [f"device {device}, {model.dtype}", *model.notes, *notes]
     batch = settings.batch or (8 if device.type == "cuda" else 1)
     if settings.model_hash not in (None, model.weights_hash):
         raise UsageError(
@@ -126,23 +122,39 @@ def build(settings: Settings, live: Any = None, fresh: bool = False) -> Session:
         model_hash=model.weights_hash,
         threads=torch.get_num_threads() if device.type == "cpu" else None,
     )
-    model.prepare([settings.read_as or settings.prompt, *turn_prompts(settings)], release=live is None)
+    prompts = timeline_of(settings, model.denoiser.can).prompts
+    model.prepare([*prompts, *turn_prompts(settings)], release=live is None)
     context = _context(settings, model) if fresh else ()
     return Session(settings, _job(settings, model, rollout, context), model, notes)
 
 
+def _rollout(settings: Settings, model: Any) -> tuple[Any, list[str]]:
+    """(method and search of a loaded model, lines to say). UsageError for pairs that cannot work."""
+    can, latents = model.denoiser.can, length_of(settings, model.denoiser.can)
+    materials = Materials(
+        can.latent_shape, model.denoiser.schedule, Solver(model.solver), can.window, model.codec, latents,
+        settings.ending == "shrink",
+    )  # fmt: skip
+    inner, notes = method_of(settings, materials), []
+    reward: Any = None
+    if settings.search != "none":
+        reward, _, notes = reward_of(settings, model)
+    rollout = searched(settings, inner, reward, latents)
+    try:
+        return rollout, [*notes, *check(rollout, model.denoiser)]
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
 def _job(settings: Settings, model: Any, rollout: Any, context: tuple[Tensor, ...]) -> Job:
-    can, latents, expected = model.denoiser.can, None, None
+    can, expected = model.denoiser.can, None
+    latents = length_of(settings, can)
     engine = Engine(model.denoiser, settings.batch or 1)
-    if settings.frames is not None:
-        if settings.image or settings.video:
-            latents = can.num_latents(settings.frames - bool(settings.image), after=True)
-        else:
-            latents = can.num_latents(settings.frames)
-        paper = dry_rollout(settings, can.latent_shape, can.window)
+    if latents is not None:
+        paper = dry_rollout(settings, can)
         expected = cost(paper, latents, len(context), partial(cost_of, model.denoiser)).nfe
     form = Format(settings.width, settings.height, settings.rate)
-    timeline = Timeline.of(settings.read_as or settings.prompt)
+    timeline = timeline_of(settings, can)
     return Job(rollout, engine, model.codec, timeline, settings.seed, form, settings.frames, latents, context,
                bool(settings.image), expected, turns_of(settings))  # fmt: skip
 

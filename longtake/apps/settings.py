@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import math
-import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from longtake.apps.parameters import choose
-from longtake.apps.tables import PRESETS, Facts, Method, method, options_of, parse_sets
-from longtake.core.solvers import RULES
 from longtake.errors import UsageError
-from longtake.output.sound import check_sound
 
 MAX_PROMPT = 2000
 MAX_HOURS = 24
@@ -50,6 +45,10 @@ class Request:
     lora: Sequence[str] = ()
     offload: str = "none"
     compile: bool = False
+    prompt_file: str | Path | None = None
+    search: str = "none"
+    reward: str | None = None
+    search_budget: str | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +93,13 @@ class Settings:
     offload: str = "none"
     compile: bool = False
     options: dict[str, Any] = field(default_factory=dict)  # of the model, as `--set riflex=` gave them
+    prompts: list[dict[str, Any]] = field(default_factory=list)  # of a story: frame, prompt, cut, read_as
+    fade: int = 0
+    prompt_rule: str = "majority"
+    ending: str = "exact"
+    search_parameters: dict[str, Any] = field(default_factory=dict)
+    reward: str | None = None
+    reward_parameters: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def rate(self) -> Fraction:
@@ -110,42 +116,6 @@ class Settings:
         from longtake.apps.stored import checked
 
         return checked(cls, content)
-
-
-def screen(request: Request) -> None:
-    """Everything that can be wrong with a request by itself, before a model is even looked at."""
-    check_prompt(request.prompt)
-    if len(request.negative_prompt) > MAX_PROMPT:
-        raise UsageError(f"the negative prompt has {len(request.negative_prompt)} characters; at most {MAX_PROMPT}")
-    row = method(request.method) if request.method else None
-    if request.solver:
-        choose("solver", request.solver, RULES, "--solver")
-    if request.preset:
-        choose("preset", request.preset, PRESETS, "--preset")
-    if request.frames is not None and request.seconds is not None:
-        raise UsageError("--frames and --seconds both say how long; give one")
-    if request.frames is not None and request.frames < 1:
-        raise UsageError(f"--frames {request.frames} is not possible; give 1 or more")
-    if request.seconds is not None:
-        _seconds(request.seconds)
-    if request.steps is not None and not 1 <= request.steps <= MAX_STEPS:
-        raise UsageError(f"--steps {request.steps} is not possible; give 1 to {MAX_STEPS}")
-    if request.guidance is not None and not 0 <= request.guidance <= 100:
-        raise UsageError(f"--guidance {request.guidance:g} is not possible; give 0 to 100 (1 or less: no guidance)")
-    if request.fps is not None:
-        parse_fps(request.fps)
-    choose("offload", request.offload, OFFLOAD, "--offload")
-    if request.seed is not None and not 0 <= request.seed < 2**63:
-        raise UsageError(f"--seed {request.seed} is not possible; give 0 to 2^63 - 1")
-    if request.image and request.video:
-        raise UsageError("--image and --video both say how to begin; give one")
-    for flag, path in (("--image", request.image), ("--video", request.video), ("--audio", request.audio)):
-        if path and not Path(path).is_file():
-            raise UsageError(f"{flag} {path}: there is no such file")
-    if request.audio:
-        check_sound(request.audio)
-    if row is not None:
-        parse_sets(request.set, row)
 
 
 def check_prompt(prompt: str) -> None:
@@ -171,95 +141,8 @@ def parse_fps(fps: float | str) -> Fraction:
     return rate
 
 
-def decide(request: Request, facts: Facts) -> tuple[Settings, list[str]]:
-    """All settings of a run, and one line for each that the user should know was chosen."""
-    notes: list[str] = []
-    row = method(request.method) if request.method else _default_method(facts, notes)
-    if row.needs_rows and facts.per_row_levels == "no" and not (row.one_level and facts.clean_rows):
-        raise UsageError(
-            f"{row.name} needs one noise level per latent frame, which {facts.name} lacks; use --method plain"
-        )
-    values, general = parse_sets(request.set, row)
-    if row.name == "chunk" and facts.image_only and "join" not in values:
-        values = {**values, "join": "pixel"}
-        notes.append(f"chunk.join=pixel: {facts.name} continues from a picture")
-    preset = PRESETS[request.preset] if request.preset else {}
-    steps = request.steps
-    if preset and steps is None:
-        if "partitions" not in values:
-            values = {**preset.get("methods", {}).get(row.name, {}), **values}
-        steps = None if row.name == "fifo" else preset["steps"]
-    steps = row.steps(facts.window, facts.steps, steps, values)
-    if steps > MAX_STEPS:
-        raise UsageError(f"{steps} steps are not possible; at most {MAX_STEPS}")
-    rate = parse_fps(request.fps if request.fps is not None else facts.fps)
-    seed = request.seed
-    if seed is None:
-        seed = secrets.randbelow(2**31)
-        notes.append(f"seed {seed}")
-    settings = Settings(
-        prompt=request.prompt,
-        negative_prompt=request.negative_prompt,
-        model=facts.source,
-        method=row.name,
-        parameters=values,
-        preset=request.preset,
-        solver=request.solver or ("ddim" if values.get("eta") else None),
-        steps=steps,
-        guidance=request.guidance,
-        width=facts.size[0],
-        height=facts.size[1],
-        fps=str(rate),
-        frames=_num_frames(request, row, facts, rate, notes),
-        seed=seed,
-        image=str(Path(request.image).absolute()) if request.image else None,
-        video=str(Path(request.video).absolute()) if request.video else None,
-        device=request.device,
-        dtype=request.dtype,
-        batch=general.get("batch"),
-        audio=str(Path(request.audio).absolute()) if request.audio else None,
-        embed=request.embed,
-        lora=[str(item) for item in request.lora],
-        offload=request.offload,
-        compile=request.compile,
-        options=options_of(request.set),
-    )
-    return settings, notes
-
-
-def _default_method(facts: Facts, notes: list[str]) -> Method:
-    name = "chunk" if facts.per_row_levels == "no" else "fifo"
-    notes.append(f"method {name} (the default; see: longtake methods)")
-    return method(name)
-
-
-def _num_frames(request: Request, row: Method, facts: Facts, rate: Fraction, notes: list[str]) -> int | None:
-    longest = facts.clip_frames(row.context(facts.window, {}) if request.video else 0)
-    if request.frames is not None:
-        frames: int | None = request.frames
-    elif request.seconds is not None:
-        seconds = _seconds(request.seconds)
-        frames = None if math.isinf(seconds) else round(Fraction(str(seconds)) * rate)
-    elif row.streams:
-        frames = round(Fraction(DEFAULT_SECONDS) * rate)
-    else:
-        frames = longest
-        notes.append(f"{frames} frames, a whole clip of {facts.name}")
-    if frames is None and not row.streams:
-        raise UsageError(f"{row.name} makes one clip and cannot go on for ever; use --method fifo")
-    if frames is not None and not row.streams and frames > longest:
-        raise UsageError(f"{row.name} makes one clip, at most {longest} frames with {facts.name}, not {frames}; "
-                         "use --method fifo or ask for fewer")  # fmt: skip
-    if frames is not None and frames < 1:
-        raise UsageError(f"--seconds {request.seconds} at {float(rate):g} fps is less than one frame; give more")
-    if frames is not None and frames > MAX_HOURS * 3600 * rate:
-        raise UsageError(
-            f"{frames} frames are more than {MAX_HOURS} hours; give less, or --seconds inf for an endless run"
-        )
-    return frames
-
-
-def _seconds(given: float | str) -> float:
+def seconds_given(given: float | str) -> float:
+    """A length in seconds; inf is endless."""
     try:
         seconds = float(given)
     except ValueError:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from longtake.apps.settings import Request, Settings
-from longtake.apps.stored import shown, within
+from longtake.apps.stored import checked, sets_of, shown, within
 from longtake.errors import UsageError
 from longtake.output.directory import RunDir, versions
 from longtake.output.turns import Turn
@@ -20,8 +20,11 @@ from longtake.output.video import probe
 
 log = logging.getLogger("longtake")
 
-HIDDEN = ("image", "video", "audio", "device", "branch", "threads", "batch", "embed")
+HIDDEN = ("image", "video", "audio", "device", "branch", "threads", "batch", "embed", "lora", "offload", "compile")
 """Settings that are of a machine, not of a video."""
+
+BARE: dict[str, Any] = {"image": None, "video": None, "device": "auto", "batch": None}
+"""What is not told in a video."""
 
 EXACT = ("python", "torch", "diffusers", "transformers", "numpy", "longtake")
 """Versions that a latent's last bits can depend on."""
@@ -45,11 +48,12 @@ def requested(given: dict[str, Any], source: Path | None = None) -> tuple[Reques
     if source is not None:
         request, notes = restored(source, given)
         return over(request, given), notes
-    if given["prompt"] is None:
+    if given["prompt"] is None and given.get("prompt_file") is None:
         raise UsageError(
             'missing the prompt; say what to show, such as: longtake generate "a dog walks over green hills"'
         )
-    return Request(**{name: value for name, value in given.items() if value is not None}), []
+    typed: dict[str, Any] = {"prompt": ""} | {name: value for name, value in given.items() if value is not None}
+    return Request(**typed), []
 
 
 def restored(path: Path | str, given: dict[str, Any]) -> tuple[Request, list[str]]:
@@ -62,22 +66,26 @@ def restored(path: Path | str, given: dict[str, Any]) -> tuple[Request, list[str
     notes = [f"settings from {path}, seed {seed}"]
     if content.get("turns"):
         notes.append(f"the video had {len(content['turns'])} changes of direction, which are not made again")
-    names = ("model", "method", "solver", "guidance", "seed", "fps", "dtype", "frames", "steps", "preset")
-    told: dict[str, Any] = {name: content.get(name) for name in names}
+    names = ("model", "method", "solver", "guidance", "seed", "fps", "dtype", "frames", "steps", "search", "reward")
+    told: dict[str, Any] = {name: content[name] for name in names if content.get(name) is not None}
     if content.get("frames") is None:
         told["seconds"] = "inf"
-    size = (content["width"], content["height"]) if content.get("width") and content.get("height") else None
-    sets = [
-        f"{content.get('method')}.{name}={_word(value)}" for name, value in (content.get("parameters") or {}).items()
-    ]
     try:
-        request = Request(prompt=content["prompt"], negative_prompt=content.get("negative_prompt") or "", size=size,
-                          set=tuple(sets), **told)  # fmt: skip
-    except (KeyError, TypeError) as error:
-        raise UsageError(f"the settings in {path} lack {error}; give the prompt and the flags instead") from error
-    if given.get("model") is None and (not isinstance(request.model, str) or is_path(request.model)):
+        settings = checked(Settings, {**BARE, **content, "model": str(content.get("model"))})
+        size = settings.width, settings.height
+        request = Request(prompt=settings.prompt, negative_prompt=settings.negative_prompt, size=size,
+                          set=tuple([*sets_of(settings), *reward_sets(settings)]), **told)  # fmt: skip
+    except UsageError as error:
+        raise UsageError(str(error).replace("run.json", f"the metadata of {path}")) from error
+    if given.get("model") is None and ("model" not in told or is_path(str(request.model))):
         raise UsageError(f"{path} does not say where its model is ({shown(content.get('model_name'))}); add --model")
     return request, notes
+
+
+def reward_sets(settings: Settings) -> list[str]:
+    """What `--set` would have to be given for the same rewards."""
+    rewards = settings.reward_parameters.items()
+    return [f"{name}.{key}={value}" for name, values in rewards for key, value in values.items()]
 
 
 def over(request: Request, given: dict[str, Any]) -> Request:
@@ -143,7 +151,3 @@ def _told(path: Path | str) -> dict[str, Any]:
     except UsageError as error:
         raise UsageError(str(error).replace("run.json", str(path))) from error
     return content
-
-
-def _word(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,95 @@
+"""From settings to what runs: the length in latents, the prompts over time, the method, and the search around it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from longtake.apps.budget import Blank
+from longtake.apps.building import Materials
+from longtake.apps.lookup import advise
+from longtake.apps.rewarding import Supplies, make_reward, parse_reward, usual_reward
+from longtake.apps.searches import make_search, search
+from longtake.apps.settings import Settings
+from longtake.apps.tables import method
+from longtake.core.model import Capabilities
+from longtake.core.timeline import Timeline
+from longtake.errors import UsageError
+
+
+def length_of(settings: Settings, can: Capabilities) -> int | None:
+    """Latent frames that the run makes; None: endless."""
+    if settings.frames is None:
+        return None
+    if settings.image or settings.video:
+        return can.num_latents(settings.frames - bool(settings.image), after=True)
+    return can.num_latents(settings.frames)
+
+
+def latent_of(settings: Settings, can: Capabilities, frame: int) -> int:
+    """The latent that shows a pixel frame of the run."""
+    if settings.image or settings.video:
+        return max(can.num_latents(frame + 1 - bool(settings.image), after=True) - 1, 0)
+    return can.num_latents(frame + 1) - 1
+
+
+def timeline_of(settings: Settings, can: Capabilities) -> Timeline:
+    """The prompts of the run by latent. UsageError if one lasts less than a latent."""
+    entries: dict[int, str] = {}
+    cuts = []
+    for scene in settings.prompts or [{"frame": 0, "prompt": settings.prompt, "read_as": settings.read_as}]:
+        start = latent_of(settings, can, scene["frame"])
+        if start in entries:
+            raise UsageError(
+                f"the prompt {entries[start][:40]!r} lasts less than {can.temporal_compression} frames, the least that "
+                f"this model can show; give it more time"
+            )
+        entries[start] = scene.get("read_as") or scene["prompt"]
+        cuts += [start] if scene.get("cut") else []
+    return Timeline(tuple(entries.items()), settings.fade, tuple(cuts), settings.prompt_rule)  # type: ignore[arg-type]
+
+
+def in_own_words(settings: Settings) -> tuple[Settings, list[str]]:
+    """Every prompt in the words that the embedded world knows, and a line for each word that it does not."""
+    read_as, notes = advise(settings.prompts[0]["prompt"] if settings.prompts else settings.prompt)
+    scenes = []
+    for scene in settings.prompts:
+        words, more = advise(scene["prompt"])
+        scenes.append({**scene, "read_as": words})
+        notes += [line for line in more if line not in notes]
+    return replace(settings, read_as=read_as, prompts=scenes), notes
+
+
+def method_of(settings: Settings, materials: Materials) -> Any:
+    """The method of these settings. UsageError for parameters that cannot work."""
+    try:
+        return method(settings.method).make(materials, settings.parameters)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def searched(settings: Settings, inner: Any, reward: Any, latents: int | None) -> Any:
+    """The search of these settings around a method; the method itself without one."""
+    if settings.search == "none":
+        return inner
+    values = {name: tuple(v) if isinstance(v, list) else v for name, v in settings.search_parameters.items()}
+    for name, value in values.items():
+        if isinstance(value, tuple) and any(isinstance(item, list) for item in value):
+            values[name] = tuple(tuple(item) for item in value)
+    return make_search(search(settings.search), inner, reward, values, latents)
+
+
+def reward_of(settings: Settings, model: Any) -> tuple[Any, str, list[str]]:
+    """(the reward of a search, its text, lines to say). Without one given: the best that needs only what is at hand."""
+    supplies = Supplies(model.codec, model.source, model.window)
+    row, text, values, notes = search(settings.search), settings.reward, settings.reward_parameters, []
+    if text is None:
+        text = row.reward
+    if text == "":
+        return Blank(), "none", notes
+    if text is None:
+        text, usual = usual_reward(supplies)
+        values = {**usual, **values}
+        floor = usual["motion"]["floor"]
+        notes = [f"reward {text} with motion.floor={floor:g} (the default; see: longtake rewards)"]
+    return make_reward(parse_reward(text), supplies, values), text, notes

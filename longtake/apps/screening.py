@@ -1,0 +1,87 @@
+"""Everything that can be wrong with a request by itself, before a model is even looked at."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from longtake.apps.budget import parse_budget
+from longtake.apps.parameters import Parameter, choose
+from longtake.apps.rewarding import parse_reward, parse_reward_sets
+from longtake.apps.searches import SEARCHES, search
+from longtake.apps.settings import MAX_PROMPT, MAX_STEPS, OFFLOAD, Request, check_prompt, parse_fps, seconds_given
+from longtake.apps.tables import PRESETS, method, parse_sets
+from longtake.core.solvers import RULES
+from longtake.errors import UsageError
+from longtake.output.sound import check_sound
+
+
+def screen(request: Request) -> None:
+    """Everything that can be wrong with a request by itself, before a model is even looked at."""
+    if request.prompt_file is None:
+        check_prompt(request.prompt)
+    elif request.prompt:
+        raise UsageError("the prompt and --prompt-file both say what to show; give one")
+    if len(request.negative_prompt) > MAX_PROMPT:
+        raise UsageError(f"the negative prompt has {len(request.negative_prompt)} characters; at most {MAX_PROMPT}")
+    row = method(request.method) if request.method else None
+    if request.solver:
+        choose("solver", request.solver, RULES, "--solver")
+    if request.preset:
+        choose("preset", request.preset, PRESETS, "--preset")
+    if request.frames is not None and request.seconds is not None:
+        raise UsageError("--frames and --seconds both say how long; give one")
+    if request.frames is not None and request.frames < 1:
+        raise UsageError(f"--frames {request.frames} is not possible; give 1 or more")
+    if request.seconds is not None:
+        seconds_given(request.seconds)
+    if request.steps is not None and not 1 <= request.steps <= MAX_STEPS:
+        raise UsageError(f"--steps {request.steps} is not possible; give 1 to {MAX_STEPS}")
+    if request.guidance is not None and not 0 <= request.guidance <= 100:
+        raise UsageError(f"--guidance {request.guidance:g} is not possible; give 0 to 100 (1 or less: no guidance)")
+    if request.fps is not None:
+        parse_fps(request.fps)
+    choose("offload", request.offload, OFFLOAD, "--offload")
+    if request.seed is not None and not 0 <= request.seed < 2**63:
+        raise UsageError(f"--seed {request.seed} is not possible; give 0 to 2^63 - 1")
+    if request.image and request.video:
+        raise UsageError("--image and --video both say how to begin; give one")
+    for flag, path in (("--image", request.image), ("--video", request.video), ("--audio", request.audio),
+                       ("--prompt-file", request.prompt_file)):  # fmt: skip
+        if path and not Path(path).is_file():
+            raise UsageError(f"{flag} {path}: there is no such file")
+    if request.audio:
+        check_sound(request.audio)
+    others = search_sets(request)[2]
+    if row is not None:
+        parse_sets(others, row, search_parameters(request.search))
+    if request.search == "none" and (request.reward or request.search_budget):
+        raise UsageError("--reward and --search-budget belong to a search; add --search beam, or another")
+    if request.reward:
+        parse_reward(request.reward)
+    if request.search_budget:
+        parse_budget(request.search_budget)
+
+
+def search_parameters(name: str) -> list[Parameter]:
+    """The parameters of a search under their whole names."""
+    if name == "none":
+        return []
+    row = search(name)
+    return [replace(parameter, name=f"{row.name}.{parameter.name}") for parameter in row.parameters]
+
+
+def search_sets(request: Request) -> tuple[str, dict[str, dict[str, Any]], list[str]]:
+    """(name of the search, parameters of rewards, the texts of --set that are neither's). Aliases are spelled out."""
+    if request.search == "none":
+        owner = next((text.partition(".")[0] for text in request.set if text.partition(".")[0] in SEARCHES), None)
+        if owner:
+            raise UsageError(f"--set {owner}. has no effect without it; add --search {owner}")
+        return "none", {}, list(request.set)
+    row = search(request.search)
+    sets = list(request.set)
+    for alias in row.aliases:
+        sets = [f"{row.name}.{t.partition('.')[2]}" if t.startswith(f"{alias}.") else t for t in sets]
+    rewards, others = parse_reward_sets(sets)
+    return row.name, rewards, others
