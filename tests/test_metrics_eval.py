@@ -23,7 +23,7 @@ from longtake.metrics.measure import measure
 from longtake.metrics.run_story import events
 from longtake.metrics.vbench import Consistency
 from longtake.metrics.vbench_long import remapped
-from longtake.output.video import Format, VideoWriter
+from longtake.output.video import Format, VideoWriter, read_frames
 from longtake.rewards import features
 from longtake.rewards.encoders.dis import DisFlow, DisMiddle
 from longtake.world import captions
@@ -367,6 +367,28 @@ def test_four_k():
     found = entries(look)
     assert found["dynamic_degree"]["threshold"] == 6 * 2160 / 256 and found["scene_count"]["value"] == 1
     assert found["dynamic_degree"]["flow"] == pytest.approx(2 * 3840 / 256, rel=0.25)
+
+
+class Growing(Histogram):
+    """An encoder during whose first call the video gets longer, as a run that is going on does."""
+
+    def __init__(self, writer: VideoWriter) -> None:
+        super().__init__("growing")
+        self.writer: VideoWriter | None = writer
+
+    def __call__(self, frames: torch.Tensor) -> torch.Tensor:
+        if self.writer is not None:
+            self.writer.write(films.moving(32))
+            self.writer = None
+        return super().__call__(frames)
+
+
+def test_a_video_that_grows_meanwhile_is_measured_as_it_was(tmp_path: Path):
+    writer = VideoWriter(tmp_path / "film.mp4", Format(64, 64, Fraction(8)))
+    writer.write(films.moving(32))
+    before = measure(tmp_path / "film.mp4", Eyes(Histogram("growing")))
+    during = measure(tmp_path / "film.mp4", Eyes(Growing(writer)))
+    assert before == during and sum(1 for _ in read_frames(tmp_path / "film.mp4")) == 64
 
 
 def test_a_video_that_changes_its_size_is_refused(tmp_path: Path):

@@ -40,8 +40,10 @@ def measure(path: Path | str, eyes: Eyes, joins: Sequence[int] = ()) -> dict[str
         raise UsageError(f"{path} holds {num_frames or 'no'} frame{'s' * (num_frames != 1)}; give a video of 2 or more")
     look = Look(eyes, num_frames, fps)
     with torch.inference_mode():
+        seen = 0
         for frames in portions(path):
-            look.update(frames)
+            look.update(frames[: num_frames - seen])  # a video that is being made may have grown since it was counted
+            seen += len(frames)
     return entries(look, joins)
 
 

@@ -10,7 +10,9 @@ pictures d frames apart. As a video goes on it moves away from where it was, so 
 
 A video that nearly stands still (no D above one grey level, for disorder D(2) not above two, which noise could reach)
 has 0 of both: it does not come back, it never left. A loop has to fill the video: one that begins late counts by its
-share. Both are ours. Cost: D at all lags is one Fourier transform a pixel, O(N log N). Memory: 384 bytes a frame.
+share. Periodic motion before a still camera comes back too, and is no fault. Both are ours.
+
+Cost: D at all lags is one Fourier transform a pixel, O(N log N). Memory: 384 bytes a frame.
 """
 
 from __future__ import annotations
@@ -75,7 +77,7 @@ def repetition(distances: Float[Tensor, " L"], fps: float) -> dict[str, float]:
     if value <= 0:
         return {"value": 0.0, "period": 0.0}
     # of lags that do as well, the first: its multiples come back too
-    best = int((dips >= 0.95 * value).nonzero()[0])
+    best = int((dips >= 0.9 * value).nonzero()[0])
     while best + 1 < len(dips) and dips[best + 1] > dips[best]:
         best += 1
     return {"value": value, "period": (best + gap) / fps}
