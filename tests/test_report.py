@@ -16,7 +16,9 @@ import pytest
 import torch
 from PIL import Image
 
+from longtake.apps.eval_command import evaluate
 from longtake.apps.videos import run_videos
+from longtake.errors import UsageError
 from longtake.metrics import plots, report
 from longtake.metrics.report import Measured, write_report
 from longtake.output.video import read_frames
@@ -154,6 +156,14 @@ def test_tiles_are_small_and_keep_their_shape(tmp_path: Path):
     frames = torch.zeros(3, 90, 400, 3, dtype=torch.uint8)
     sheet = report.contact_sheet(save_video(tmp_path / "wide.mp4", frames))
     assert sheet.tiles[0][1].size == (160, 36)
+
+
+def test_a_report_needs_videos_and_a_name(tmp_path: Path):
+    video = save_video(tmp_path / "a.mp4")
+    for inputs, suite, page in ((None, "world", tmp_path / "r.html"), ([video], None, tmp_path)):
+        with pytest.raises(UsageError, match="--report"):
+            evaluate(inputs, suite, report=page)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 
 def test_eval_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

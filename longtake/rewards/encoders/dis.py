@@ -51,6 +51,7 @@ class DisMiddle:
 
     def __call__(self, first: UInt8[Tensor, "T H W 3"], second: UInt8[Tensor, "T H W 3"]) -> Float[Tensor, "T H W 3"]:
         """The picture half way between two, 0..255."""
+        first, second = first.cpu(), second.cpu()
         there, back = self._flow(first, second), self._flow(second, first)
         # What passes a point at half time is not known there; the flow of the pixel itself is the usual nearest guess
         ahead = warp(first.permute(0, 3, 1, 2).float(), -there / 2)
