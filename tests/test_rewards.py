@@ -340,3 +340,71 @@ def test_a_prompt_reaches_its_own_rows():
     for _ in stream(rollout, engine, state, 14):
         pass
     assert told == ["a", "a", "b", "b"]
+
+
+def test_the_example_of_an_own_reward_runs(capsys):
+    import runpy
+    from pathlib import Path
+
+    runpy.run_path(str(Path(__file__).parent.parent / "examples" / "own_reward.py"), run_name="__main__")
+    assert "every law holds" in capsys.readouterr().out
+
+
+# -- text ------------------------------------------------------------------------------------------------------
+
+
+def test_clip_scores_are_the_models_own_cosine(tmp_path):
+    """The other side is the library's own forward pass, its processor's steps done by hand."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
+
+    from longtake.rewards.text import STATISTICS, Clip, Text
+
+    torch.manual_seed(0)
+    words = {"<|endoftext|>": 0, "a": 1, "dog": 2, "hill": 3}
+    small = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    config = CLIPConfig(
+        text_config=dict(small, vocab_size=4, max_position_embeddings=8, eos_token_id=0, bos_token_id=0),
+        vision_config=dict(small, image_size=32, patch_size=16),
+        projection_dim=8,
+    )
+    net = CLIPModel(config).eval()
+    net.save_pretrained(tmp_path, safe_serialization=True)
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<|endoftext|>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    end = "<|endoftext|>"
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=end, pad_token=end).save_pretrained(tmp_path)
+    pictures = torch.randint(0, 256, (3, 32, 32, 3), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+    reader = Clip(tmp_path)
+    got = reader([pictures[:1], pictures[1:]], ["a dog", "a hill"])
+    mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in STATISTICS)
+    pixels = (pictures.permute(0, 3, 1, 2) / 255 - mean) / std
+    with torch.no_grad():
+        out = net(input_ids=torch.tensor([[1, 2], [1, 3]]), pixel_values=pixels)
+    cosines = out.image_embeds @ out.text_embeds.T
+    assert got == pytest.approx([float(cosines[0, 0]), float(cosines[1:, 1].mean())], abs=1e-5)
+
+    class Drawn:
+        needs, decodes = frozenset({"x0"}), 0
+
+        def look(self, views: Any, span: Any = None) -> Any:
+            return [pictures[[int(x) for x in v.clip]] for v in views]
+
+    views = [view(x0=numbers(1, 2), prompt="a hill"), view(), view(x0=numbers(0), prompt="a dog")]
+    assert Text(Drawn(), reader)(views) == pytest.approx([got[1], 0.0, got[0]], abs=1e-5)  # type: ignore[arg-type]
+
+
+def test_the_judge_reads_the_words_of_a_prompt():
+    """On rendered truth the clip's own caption scores above every other's."""
+    from longtake.metrics import judge
+    from longtake.rewards.text import Words
+    from longtake.world.captions import caption
+    from longtake.world.grammar import scene
+    from longtake.world.renderer import render
+
+    scenes = [scene(seed, "heldout") for seed in (1, 2, 3, 4)]
+    clips = render(scenes, 45).pixels.permute(0, 1, 3, 4, 2).contiguous()
+    reader = Words(judge.load(judge.WEIGHTS / "reward"), motion=True)
+    table = [[reader([clip], [caption(told)])[0] for told in scenes] for clip in clips]
+    assert all(max(row) == row[place] for place, row in enumerate(table))
+    assert reader([clips[0]], ["xyzzy"]) == [0.0]
