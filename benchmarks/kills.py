@@ -112,6 +112,10 @@ def arm(what: str, nth: int) -> None:
 
 def job_of(case: str, frames: int) -> Any:
     """A case of the laws as a job of this many frames, or the toy run of the tests."""
+    from dataclasses import replace
+
+    import torch
+
     from longtake.core.engine import Engine
     from longtake.core.rollout import Timeline
     from longtake.output.job import Job
@@ -119,10 +123,18 @@ def job_of(case: str, frames: int) -> Any:
 
     if case == "toy":
         return toy_run.toy_job(frames)
+
+    class Coloured(toy_run.ToyCodec):
+        """For latents of two channels: the first is also the third."""
+
+        def decode(self, z: Any, cache: Any = None) -> Any:
+            return super().decode(torch.cat([z, z[:, :1]], 1), cache)
+
     found = {**cases.rollouts(), **cases.searches()}[case]
     engine = Engine(cases.oracle(found), batch=4)
-    return Job(found, engine, toy_run.ToyCodec(), Timeline.of("a"), 7, toy_run.FORM, frames,
-               engine.denoiser.can.num_latents(frames))  # fmt: skip
+    form = replace(toy_run.FORM, width=8 * cases.SHAPE[2], height=8 * cases.SHAPE[1])
+    latents = engine.denoiser.can.num_latents(frames)
+    return Job(found, engine, Coloured(), Timeline.of("a"), 7, form, frames, latents)
 
 
 def play(folder: Path, case: str, frames: int) -> None:
@@ -149,7 +161,7 @@ def one(root: Path, case: str, dice: random.Random, what: str) -> dict[str, Any]
     from longtake.output.video import read_frames
     from tests.cases import wanted
 
-    frames = 1 + 4 * (wanted(case.removeprefix("plain ")) - 1)
+    frames = 1 + 4 * (wanted(case) - 1)
     whole, folder = root / f"whole {case}", root / f"{case} {what} {dice.random()}"
     if not (whole / "FINISHED").exists():
         play(whole, case, frames)

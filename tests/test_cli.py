@@ -33,6 +33,8 @@ FLAGS = {
     "resume": "--format -v -q --help",
     "extend": "--frames --format -v -q --help",
     "reroll": "--from --seed --prompt --method --search --format -v -q --help",
+    "show": "--tree --format --help",
+    "batch": "--format -v -q --help",
     "takes": "--num --seconds --use --format -v -q --help",
     "searches": "--format --help",
     "rewards": "--format --help",

@@ -119,8 +119,9 @@ def _job(file: Path, number: int, line: str) -> Work:
         values["set"] = [f"{key}={value}" for key, value in values["set"].items()]
     out = values.pop("out", None)
     kinds, known = get_type_hints(Request), [field.name for field in fields(Request)]
-    if "prompt" not in values:
+    if "prompt" not in values and "prompt_file" not in values:
         raise UsageError(f"{where} has no prompt")
+    values = {"prompt": "", **values}
     for key, value in values.items():
         if key not in known:
             raise UsageError(f"{where} has an unknown key {shown(key)}; known: {', '.join([*known, 'out'])}")
@@ -143,7 +144,7 @@ def _below(path: Any) -> bool:
 
 
 def _allowed(key: str, value: Any, kinds: dict[str, Any]) -> bool:
-    if key in ("model", "image", "video"):
+    if key in ("model", "image", "video", "audio", "prompt_file", "last_image"):
         return isinstance(value, str) and "\x00" not in value
     if isinstance(value, list):
         return key in ("set", "size", "lora") and all(isinstance(item, (str, int)) for item in value)

@@ -18,11 +18,13 @@ from typing import Annotated, Any
 import typer
 
 from longtake.apps import (
+    batch_command,
     convert_command,
     eval_command,
     export_command,
     extend_command,
     reroll_command,
+    show_command,
     takes_command,
     vote_command,
 )  # fmt: skip
@@ -193,7 +195,8 @@ def bench(
 
 
 for command in (
-    convert_command, eval_command, export_command, extend_command, reroll_command, takes_command, vote_command,
+    batch_command, convert_command, eval_command, export_command, extend_command, reroll_command, show_command,
+    takes_command, vote_command,
 ):  # fmt: skip
     command.register(app)
 

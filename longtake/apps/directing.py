@@ -12,8 +12,11 @@ from longtake.apps import session as sessions
 from longtake.apps.generate import Console, play
 from longtake.apps.lookup import advise
 from longtake.apps.moments import Story, branching, brought, seen, story
+from longtake.apps.searches import search
 from longtake.apps.session import Session
 from longtake.apps.settings import MAX_HOURS, Request, Settings, check_prompt
+from longtake.apps.stored import sets_of
+from longtake.apps.stories import reward_sets
 from longtake.apps.tables import method
 from longtake.errors import UsageError
 from longtake.output import checkpoint
@@ -61,14 +64,12 @@ def longer(told: Story, frames: int) -> Settings:
     if total > MAX_HOURS * 3600 * settings.rate:
         raise UsageError(f"{total} frames are more than {MAX_HOURS} hours; give less")
     row = method(settings.method)
-    if not row.streams:
-        context = row.context(told.facts.window, settings.parameters) if settings.video else 0
-        longest = told.facts.clip_frames(context)
-        if total > longest:
-            raise UsageError(
-                f"{row.name} makes one clip, at most {longest} frames, not {total}; go on from its end with: "
-                f"longtake generate ... --video {told.folder.video} --method chunk"
-            )
+    onward = f"go on from its end with: longtake generate ... --video {told.folder.video} --method chunk"
+    context = row.context(told.facts.window, settings.parameters) if settings.video else 0
+    if not row.streams and (row.fixed or total > told.facts.clip_frames(context)):
+        raise UsageError(f"{row.name} makes a video of a length that it has to know, and no longer one later; {onward}")
+    if settings.ending == "shrink":
+        raise UsageError(f"this run let its queue run empty (ending=shrink) and cannot be made longer; {onward}")
     return replace(settings, frames=total)
 
 
@@ -152,17 +153,23 @@ def redecided(told: Story, change: Change) -> Settings:
     old = told.settings
     name = change.method or old.method
     if not method(name).streams:
-        raise UsageError(f"{name} makes one clip and cannot go on from a moment; use --method chunk or fifo")
-    same = name == old.method
-    sets = [f"{name}.{key}={_word(value)}" for key, value in old.parameters.items()] if same else []
-    extra: dict[str, Any] = {} if change.search is None else {"search": change.search}
+        raise UsageError(f"{name} makes a video of known length and cannot go on from a moment; use chunk or fifo")
+    if change.search is not None:
+        search(change.search)
+    kept = replace(
+        old, method=name, parameters=old.parameters if name == old.method else {},
+        search=old.search if change.search is None else change.search,
+        search_parameters=old.search_parameters if change.search in (None, old.search) else {},
+    )  # fmt: skip
     request = Request(
-        old.prompt, old.model, name, frames=old.frames or told.frames, steps=old.steps if same else None,
-        guidance=old.guidance, size=(old.width, old.height), fps=old.fps, seed=old.seed,
-        negative_prompt=old.negative_prompt, set=sets, device=old.device, dtype=old.dtype, **extra,
+        old.prompt, old.model, name, frames=old.frames or told.frames, steps=old.steps if name == old.method else None,
+        guidance=old.guidance, size=(old.width, old.height), fps=old.fps, seed=old.seed, solver=old.solver,
+        negative_prompt=old.negative_prompt, set=[*sets_of(kept), *reward_sets(old)], device=old.device,
+        dtype=old.dtype, search=kept.search, reward=old.reward if kept.search != "none" else None, lora=old.lora,
+        offload=old.offload, compile=old.compile,
     )  # fmt: skip
     new, _, _ = plan(request)
-    keep = ("image", "video", "audio", "embed", "batch", "threads", "read_as", "model_hash", "frames")
+    keep = ("image", "video", "audio", "embed", "batch", "threads", "read_as", "prompts", "model_hash", "frames")
     return replace(new, **{name: getattr(old, name) for name in keep})
 
 
@@ -180,7 +187,3 @@ def _restarted(told: Story, settings: Settings, latent: int, change: Change) -> 
         checkpoint.save(position, room.path)
         room.describe(session.settings.to_json())
         return session, placed(room, told.folder)
-
-
-def _word(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

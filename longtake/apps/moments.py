@@ -43,9 +43,11 @@ class Story:
 
     def second(self, latent: int) -> float:
         """The moment of the film at which a latent is first seen."""
-        known = [(0, 0)] + [(line["latents"][1], line["frames"][1]) for line in read_trace(self.folder.trace)]
-        at, frame = max((item for item in known if item[0] <= latent), key=lambda item: item[0])
-        return (frame + (latent - at) * self.facts.compression) / float(self.settings.rate)
+        lines = [line for line in read_trace(self.folder.trace) if line["latents"][0] <= latent]
+        at, frame = (lines[-1]["latents"][0], lines[-1]["frames"][0]) if lines else (0, 0)
+        new = self.facts.first_is_image and not (self.settings.image or self.settings.video)
+        lead = self.facts.compression - 1 if new and at == 0 and latent > 0 else 0  # the first latent is one frame
+        return (frame + (latent - at) * self.facts.compression - lead) / float(self.settings.rate)
 
 
 def story(path: Path) -> Story:

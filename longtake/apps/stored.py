@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import types
 from dataclasses import MISSING, fields
+from fractions import Fraction
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+from longtake.apps.parameters import choose
 from longtake.errors import UsageError
 
 T = TypeVar("T")
@@ -34,7 +36,40 @@ def checked(cls: type[T], content: dict[str, Any]) -> T:
         within(name, value)
         if get_origin(kinds[name]) is tuple:
             values[name] = tuple(value)
-    return cls(**values)
+    made = cls(**values)
+    named(made)
+    return made
+
+
+def named(settings: Any) -> None:
+    """UsageError unless method, search and solver are known, and their parameters are what could have been typed."""
+    from longtake.apps.screening import search_parameters
+    from longtake.apps.tables import method, parse_sets
+    from longtake.core.solvers import RULES
+
+    try:
+        row = method(settings.method)
+        if settings.solver is not None:
+            choose("solver", settings.solver, RULES)
+        parse_sets(sets_of(settings), row, search_parameters(settings.search))
+        Fraction(settings.fps)
+    except (UsageError, ValueError, ZeroDivisionError) as error:
+        raise UsageError(f"run.json is of another longtake, or was changed: {error}") from error
+    if not 0 < Fraction(settings.fps) <= 240:
+        raise UsageError(f"run.json has fps {shown(settings.fps)}, which cannot be; it was changed")
+
+
+def sets_of(settings: Any) -> list[str]:
+    """What `--set` would have to be given for the same method and search; values that are lists are left out."""
+    found = {f"{settings.method}.{name}": value for name, value in settings.parameters.items()}
+    found |= {f"{settings.search}.{name}": value for name, value in settings.search_parameters.items()}
+    found |= {"fade": settings.fade, "prompt_rule": settings.prompt_rule, "ending": settings.ending}
+    found |= settings.options
+    return [f"{name}={_word(value)}" for name, value in found.items() if not isinstance(value, (list, tuple, dict))]
+
+
+def _word(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def within(name: str, value: Any) -> None:
