@@ -34,6 +34,7 @@ from longtake.rollouts.chunk import Chunk
 from longtake.rollouts.plain import Plain
 from longtake.testing import check_denoiser, check_rollout
 from tests import consisti2v_reference as reference
+from tests.adapted import assert_adapts
 from tests.test_models_opensora import layout, noise, relative
 from tests.turns import assert_stopping_changes_nothing
 
@@ -52,7 +53,7 @@ def model(folder):
 
 @pytest.fixture(scope="module")
 def network(model) -> ConsistUNet:
-    return model.denoiser.network.run
+    return model.denoiser.worker.module
 
 
 def test_the_published_layout_name_for_name_and_shape_for_shape():
@@ -273,11 +274,13 @@ def model_facts(folder: Path) -> tuple[bool, int, float]:
     return made.denoiser.can.image_only, made.window, float(made.fps)
 
 
+def test_it_adapts(folder, tmp_path):
+    assert_adapts(folder, tmp_path, "down_blocks.0.attentions.0.proj_in")
+
+
 def test_one_line_for_what_is_wrong(folder, tmp_path):
     with pytest.raises(UsageError, match="multiples of 32"):
         load(folder, size="64x40")
-    with pytest.raises(UsageError, match="cannot be offloaded"):
-        load(folder, offload="model")
     home = Path(shutil.copytree(folder, tmp_path / "other"))
     content = json.loads((home / "unet" / "config.json").read_text()) | {"n_temp_heads": 4}
     (home / "unet" / "config.json").write_text(json.dumps(content))

@@ -27,6 +27,7 @@ from longtake.output.video import read_frames
 from longtake.rollouts.fifo import Fifo
 from longtake.testing import check_denoiser, check_rollout
 from tests import opensora_reference as reference
+from tests.adapted import assert_adapts
 from tests.turns import assert_stopping_changes_nothing
 
 PROMPT, NEGATIVE = "a dog runs right over the hills", "a cat"
@@ -58,7 +59,7 @@ def model(folder):
 
 @pytest.fixture(scope="module")
 def network(model) -> STDiT3:
-    return model.denoiser.network.run
+    return model.denoiser.worker.module
 
 
 def test_the_published_layout_name_for_name_and_shape_for_shape():
@@ -164,7 +165,7 @@ def test_the_denoiser_keeps_the_laws(model):
     assert isinstance(model.denoiser, Denoiser)
     check_denoiser(model.denoiser)
     unguided = model.denoiser.__class__(
-        model.denoiser.network, model.denoiser._weight, model.denoiser.texts, model.denoiser.schedule,
+        model.denoiser.network, model.denoiser.worker, model.denoiser.texts, model.denoiser.schedule,
         model.denoiser.can, 1.0, "velocity",
     )  # fmt: skip
     check_denoiser(unguided)
@@ -216,6 +217,8 @@ def test_streamed_decoding_is_whole_decoding_group_by_group(model):
         assert cache is not None and torch.equal(cache["waiting"], rest["waiting"])
     assert counts == [17, 17] or sum(counts) == 34
     assert model.denoiser.can.num_frames(12) == 34 and model.denoiser.can.num_latents(18) == 10
+    can = model.denoiser.can
+    assert all(frame in model.codec.range_of(can.latent_of(frame)) for frame in range(60))
     alone = torch.cat([model.codec.decode(z[:5])[0], model.codec.decode(z[5:10])[0]])
     assert torch.equal(alone, whole), "groups know nothing of each other"
     assert [list(model.codec.range_of(index)) for index in (0, 4, 5)] == [[0], [13, 14, 15, 16], [17]]
@@ -267,6 +270,10 @@ def test_a_film_in_two_turns(folder, tmp_path):
     assert_stopping_changes_nothing(PROMPT, tmp_path, 23, **options)
 
 
+def test_it_adapts(folder, tmp_path):
+    assert_adapts(folder, tmp_path, "spatial_blocks.1.mlp.fc1")
+
+
 def test_one_line_for_what_is_wrong(folder, tmp_path):
     def broken(name: str) -> Path:
         return Path(shutil.copytree(folder, tmp_path / name))
@@ -285,8 +292,6 @@ def test_one_line_for_what_is_wrong(folder, tmp_path):
     shutil.rmtree(broken("part") / "vae")
     with pytest.raises(UsageError, match="has no folder 'vae'"):
         load(tmp_path / "part")
-    with pytest.raises(UsageError, match="takes no LoRA"):
-        load(folder, lora=("x",))
     with pytest.raises(UsageError, match="multiples of 8"):
         load(folder, size="50x32")
 

@@ -29,6 +29,7 @@ from longtake.output.video import read_frames
 from longtake.rollouts.fifo import Fifo
 from longtake.testing import check_denoiser, check_rollout
 from tests import opensoraplan_reference as reference
+from tests.adapted import assert_adapts
 from tests.test_models_opensora import layout, noise, relative
 from tests.turns import assert_stopping_changes_nothing
 
@@ -53,7 +54,7 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def network(model) -> PlanTransformer:
-    return model.denoiser.network.run
+    return model.denoiser.worker.module
 
 
 def words(count: int = 6) -> tuple[Tensor, Tensor]:
@@ -132,7 +133,7 @@ def test_the_forward_against_one_written_from_the_description(network, shape):
 
 @torch.no_grad()
 def test_the_image_network_against_one_written_from_the_description(pictures):
-    network, sizes = pictures.denoiser.network.run, plan_sizes(inpaint=True)
+    network, sizes = pictures.denoiser.worker.module, plan_sizes(inpaint=True)
     x, given, (text, mask) = noise(3, 4, 4, 4), noise(3, 8, 4, 4, seed=2), words()
     ours = network(x[None], torch.full((1, 3), 640.0), text, mask, given[None])[0]
     theirs = reference.forward(
@@ -196,7 +197,7 @@ def test_given_rows_become_a_black_video_with_them_in_place(pictures, monkeypatc
     """Two of four rows given: their frames, then black; a mask a frame; shown as noisy as the third row is."""
     denoiser, codec, schedule = pictures.denoiser, pictures.codec, pictures.denoiser.schedule
     x, seen, made = noise(1, 4, *denoiser.can.latent_shape), [], []
-    run, latents = denoiser.network.run, codec.latents
+    run, latents = denoiser.worker.module, codec.latents
     monkeypatch.setattr(type(run), "forward", lambda self, *inputs: seen.append(inputs) or torch.zeros_like(inputs[0]))
     monkeypatch.setattr(type(codec), "latents", lambda self, pixels: made.append(pixels) or latents(pixels))
     levels = torch.tensor([[0, 0, 5, 3]])
@@ -272,6 +273,8 @@ def test_a_stream_is_the_whole_two_frames_behind(model):
             can.num_frames(sum(cuts[: i + 1])) for i in range(len(cuts))
         ]
     assert [can.num_latents(frames) for frames in (1, 2, 3, 4, 15, 16)] == [1, 2, 2, 3, 5, 6]
+    assert all(frame in model.codec.range_of(can.latent_of(frame)) for frame in range(30))
+    assert [can.latent_of(frame, after=True) for frame in (0, 3, 4, 8)] == [0, 0, 1, 2]
 
 
 def test_a_cache_is_a_value(model):
@@ -325,6 +328,11 @@ def test_downloads_are_assembled(folder, pictures, tmp_path):
     assert not (tmp_path / "never").exists()
 
 
+def test_it_adapts(folder, pictures, tmp_path):
+    assert_adapts(folder, tmp_path, "transformer_blocks.2.attn1.to_q")
+    assert_adapts(pictures.source, tmp_path, "transformer_blocks.2.attn1.to_q")
+
+
 def test_one_line_for_what_is_wrong(folder, tmp_path):
     home = Path(shutil.copytree(folder, tmp_path / "vae"))
     path = home / "vae" / "config.json"
@@ -333,7 +341,7 @@ def test_one_line_for_what_is_wrong(folder, tmp_path):
         load(home)
     with pytest.raises(UsageError, match=r"steps must be in 1\.\.1000"):
         load(folder, num_steps=0)
-    with pytest.raises(UsageError, match="no option 'riflex'"):
+    with pytest.raises(UsageError, match="riflex is no option of open-sora-plan"):
         load(folder, extras={"riflex": True})
     (home / "longtake.json").write_text(json.dumps({"family": "open-sora-plan", "window": 0}))
     with pytest.raises(UsageError, match="window must be a number of latents from 1 up, got 0"):

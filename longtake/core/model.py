@@ -84,6 +84,13 @@ class Capabilities:
         whole = self._span(lead + (num_latents - lead) // self.latents_at_once * self.latents_at_once)
         return max(whole - self.frames_behind, min(whole, 1 if self.first_is_image else 0))
 
+    def latent_of(self, frame: int, after: bool = False) -> int:
+        """The latent that a pixel frame belongs to, counted from the start or `after` whole others."""
+        group, rest = divmod(frame, self._span(self.latent_group)) if self.latent_group > 1 else (0, frame)
+        alone = self.first_is_image and (self.latent_group > 1 or not after)
+        place = -(-rest // self.temporal_compression) if alone else rest // self.temporal_compression
+        return group * self.latent_group + place
+
     def _span(self, num_latents: int) -> int:
         # frames of so many latents decoded whole
         if not self.first_is_image or num_latents == 0:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, CogVideoXPipeline
 from jaxtyping import Float
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -34,6 +34,7 @@ from longtake.core.schedule import NoiseSchedule
 from longtake.errors import UsageError
 from longtake.models import folder as folders
 from longtake.models import parts as shared
+from longtake.models.adapt import adapted, check_options, waiting
 from longtake.models.consisti2v_unet import ConsistConfig, ConsistUNet
 from longtake.models.families import LoadOptions, Model, ModelFacts, Source
 from longtake.models.frame_codec import FrameCodec
@@ -41,13 +42,13 @@ from longtake.models.opensora_rows import (
     Inputs,
     RowDenoiser,
     Texts,
+    Worker,
     as_noisy,
     config_of,
     leading,
     load_own,
     mixed,
     prompts_of,
-    refuse,
     window_of,
 )
 from longtake.models.parts import load_module, load_part, pick
@@ -112,14 +113,14 @@ class ConsistDenoiser(RowDenoiser):
     def __init__(
         self,
         network: _Network,
-        weight: Tensor,
+        worker: Worker,
         texts: Texts,
         schedule: NoiseSchedule,
         can: Capabilities,
         guidance: float,
         guidance_image: float = 1.0,
     ) -> None:
-        super().__init__(network, weight, texts, schedule, can, guidance, "noise")
+        super().__init__(network, worker, texts, schedule, can, guidance, "noise")
         self.guidance_image = guidance_image
         if guidance_image > 1:
             self.cost = 3
@@ -174,7 +175,6 @@ def schedule_of(num_steps: int) -> NoiseSchedule:
 def facts(source: Source, options: LoadOptions) -> ModelFacts:
     """What the JSON of a folder tells."""
     shared.check_folder(source, PARTS, WEIGHTED)
-    refuse(options, "consisti2v")
     usual = shared.usual(USUAL, source)
     config = config_of(ConsistConfig, source, "unet", FILE_NAMES)
     vae = folders.read_json(source.path("vae") / "config.json")
@@ -200,12 +200,13 @@ def facts(source: Source, options: LoadOptions) -> ModelFacts:
 
 def load_family(source: Source, options: LoadOptions) -> Model:
     """The model of a folder."""
+    check_options(source, options)
     known = facts(source, options)
     usual = shared.usual(USUAL, source)
     device = shared.pick_device(options.device)
-    kind = shared.dtype_of(options.dtype, device)
-    network = load_own(lambda: network_of(source), source, "unet", device, kind)
-    vae = load_module(source, "vae", AutoencoderKL, device, torch_dtype=torch.float32)
+    kind, rest = shared.dtype_of(options.dtype, device), waiting(options, device)
+    network = load_own(lambda: network_of(source), source, "unet", rest, kind)
+    vae = load_module(source, "vae", AutoencoderKL, rest, torch_dtype=torch.float32)
     tokenizer = load_part(CLIPTokenizer, source.path("tokenizer"), source.folder)
     cache = PromptCache(
         clip_encode(tokenizer, int(usual["max_sequence_length"])),
@@ -213,16 +214,16 @@ def load_family(source: Source, options: LoadOptions) -> Model:
     )
     steps = int(pick(options.num_steps, known.steps))
     guidance = float(pick(options.guidance, usual["guidance"]))
-    run = torch.compile(network) if options.compile else network
+    worker = Worker(network)
     width, height = known.size
     can = Capabilities(
         known.window, (known.channels, height // known.factor, width // known.factor), "own", image_first=True,
         image_only=True, temporal_compression=1, first_is_image=False,
     )  # fmt: skip
-    adapter, texts = _Network(run, float(usual["frame_stride"])), ConsistTexts(cache, options.negative_prompt)
+    adapter, texts = _Network(worker, float(usual["frame_stride"])), ConsistTexts(cache, options.negative_prompt)
     schedule, image = schedule_of(steps), float(usual["guidance_image"])
-    denoiser = ConsistDenoiser(adapter, network.conv_in.weight, texts, schedule, can, guidance, image)
-    return Model(
+    denoiser = ConsistDenoiser(adapter, worker, texts, schedule, can, guidance, image)
+    model = Model(
         name=source.name,
         family="consisti2v",
         source=source.folder,
@@ -239,6 +240,7 @@ def load_family(source: Source, options: LoadOptions) -> Model:
         weights_hash=shared.weights_hash(source, WEIGHTED),
         license=shared.license_of(source),
     )
+    return adapted(model, options, (network,), CogVideoXPipeline)
 
 
 def network_of(source: Source) -> ConsistUNet:

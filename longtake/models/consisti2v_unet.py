@@ -77,10 +77,13 @@ class ConsistUNet(nn.Module):
         hidden = self.conv_in(x.flatten(0, 1).to(weight))
         kept = [hidden]
         for block in self.down_blocks:
-            hidden = block(hidden, emb, text, frames, kept)
+            made = block(hidden, emb, text, frames)
+            hidden = made[-1]
+            kept += made
         hidden = self.mid_block(hidden, emb, text, frames)
         for block in self.up_blocks:
-            hidden = block(hidden, emb, text, frames, kept)
+            beside = [kept.pop() for _ in block.resnets]
+            hidden = block(hidden, emb, text, frames, beside)
         out = self.conv_out(functional.silu(self.conv_norm_out(hidden)))
         return out.unflatten(0, (-1, frames))
 
@@ -120,15 +123,15 @@ class _Down(_Units):
         if not last:
             self.downsamplers = nn.ModuleList([Downsample2D(width, use_conv=True, padding=1, name="op")])
 
-    def forward(self, x: Pictures, emb: Tensor, text: Tensor, frames: int, kept: list[Tensor]) -> Pictures:
-        """Every result, the halved one included, is put on `kept` for the way up."""
+    def forward(self, x: Pictures, emb: Tensor, text: Tensor, frames: int) -> list[Pictures]:
+        """What every unit makes, and at last the halved one where there is: all are wanted on the way up."""
+        made = []
         for number in range(len(self.resnets)):
             x = self.unit(number, x, emb, text, frames)
-            kept.append(x)
+            made.append(x)
         if hasattr(self, "downsamplers"):
-            x = self.downsamplers[0](x)
-            kept.append(x)
-        return x
+            made.append(self.downsamplers[0](x))
+        return made
 
 
 class _Up(_Units):
@@ -141,10 +144,10 @@ class _Up(_Units):
         if level > 0:
             self.upsamplers = nn.ModuleList([Upsample2D(sizes[level], use_conv=True)])
 
-    def forward(self, x: Pictures, emb: Tensor, text: Tensor, frames: int, kept: list[Tensor]) -> Pictures:
-        """Each unit takes the last of `kept` beside what comes from below."""
-        for number in range(len(self.resnets)):
-            x = self.unit(number, torch.cat([x, kept.pop()], dim=1), emb, text, frames)
+    def forward(self, x: Pictures, emb: Tensor, text: Tensor, frames: int, beside: list[Pictures]) -> Pictures:
+        """Each unit takes one of `beside`, made on the way down, and what comes from below."""
+        for number, skip in enumerate(beside):
+            x = self.unit(number, torch.cat([x, skip], dim=1), emb, text, frames)
         return self.upsamplers[0](x) if hasattr(self, "upsamplers") else x
 
 

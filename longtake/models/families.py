@@ -140,10 +140,15 @@ FAMILIES: dict[str, Family] = {
             per_row_levels="hook",
         ),
         Family(
-            "consisti2v", "longtake.models.consisti2v", keys=("frame_stride", "guidance_image"), per_row_levels="own"
+            "consisti2v",
+            "longtake.models.consisti2v",
+            keys=("frame_stride", "guidance_image"),
+            options=(),
+            adapts=True,
+            per_row_levels="own",
         ),
-        Family("open-sora", "longtake.models.opensora"),
-        Family("open-sora-plan", "longtake.models.opensoraplan", per_row_levels="own"),
+        Family("open-sora", "longtake.models.opensora", options=(), adapts=True),
+        Family("open-sora-plan", "longtake.models.opensoraplan", options=(), adapts=True, per_row_levels="own"),
     )
 }
 COMMON_KEYS = (

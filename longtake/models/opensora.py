@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers import CogVideoXPipeline
 from torch import Tensor
 from transformers import AutoTokenizer, T5EncoderModel
 
@@ -28,9 +29,10 @@ from longtake.core.schedule import NoiseSchedule, from_grid
 from longtake.errors import UsageError
 from longtake.models import folder as folders
 from longtake.models import parts as shared
+from longtake.models.adapt import adapted, check_options, waiting
 from longtake.models.families import LoadOptions, Model, ModelFacts, Source
 from longtake.models.opensora_codec import GroupCodec
-from longtake.models.opensora_rows import Inputs, RowDenoiser, config_of, load_own, refuse, window_of
+from longtake.models.opensora_rows import Inputs, RowDenoiser, Worker, config_of, load_own, window_of
 from longtake.models.opensora_stdit import STDiT3, STDiT3Config
 from longtake.models.opensora_text import OpenSoraTexts, scored, tokens_encode
 from longtake.models.opensora_vae import MICRO_LATENTS, OpenSoraVAE, TemporalConfig
@@ -81,7 +83,6 @@ def schedule_of(num_steps: int, height: int, width: int, num_latents: int) -> No
 def facts(source: Source, options: LoadOptions) -> ModelFacts:
     """What the JSON of a folder tells."""
     shared.check_folder(source, PARTS, WEIGHTED)
-    refuse(options, "open-sora")
     usual = shared.usual(USUAL, source)
     return ModelFacts(
         family="open-sora",
@@ -99,13 +100,14 @@ def facts(source: Source, options: LoadOptions) -> ModelFacts:
 
 def load_family(source: Source, options: LoadOptions) -> Model:
     """The model of a folder."""
+    check_options(source, options)
     known = facts(source, options)
     usual = shared.usual(USUAL, source)
     device = shared.pick_device(options.device)
-    kind = shared.dtype_of(options.dtype, device)
+    kind, rest = shared.dtype_of(options.dtype, device), waiting(options, device)
     width, height = known.size
-    network = load_own(lambda: network_of(source), source, "transformer", device, kind)
-    vae = load_own(lambda: vae_of(source), source, "vae", device, torch.float32)
+    network = load_own(lambda: network_of(source), source, "transformer", rest, kind)
+    vae = load_own(lambda: vae_of(source), source, "vae", rest, torch.float32)
     steps = int(pick(options.num_steps, known.steps))
     schedule = schedule_of(steps, height, width, _warped_latents(known.window))
     tokenizer = load_part(AutoTokenizer, source.path("tokenizer"), source.folder)
@@ -115,14 +117,12 @@ def load_family(source: Source, options: LoadOptions) -> Model:
     )
     texts = OpenSoraTexts(cache, network.null_text, options.negative_prompt)
     guidance = float(pick(options.guidance, usual["guidance"]))
-    run = torch.compile(network) if options.compile else network
+    worker = Worker(network)
     can = Capabilities(
         known.window, (CHANNELS, height // FACTOR, width // FACTOR), image_first=True, latent_group=MICRO_LATENTS
     )
-    denoiser = RowDenoiser(
-        _Network(run, float(known.fps)), network.final_layer.linear.weight, texts, schedule, can, guidance, "velocity"
-    )
-    return Model(
+    denoiser = RowDenoiser(_Network(worker, float(known.fps)), worker, texts, schedule, can, guidance, "velocity")
+    model = Model(
         name=source.name,
         family="open-sora",
         source=source.folder,
@@ -139,6 +139,7 @@ def load_family(source: Source, options: LoadOptions) -> Model:
         weights_hash=shared.weights_hash(source, WEIGHTED),
         license=shared.license_of(source),
     )
+    return adapted(model, options, (network,), CogVideoXPipeline)
 
 
 def _warped_latents(window: int) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from longtake.errors import UsageError
 from longtake.models.opensora_vae import MICRO_FRAMES, MICRO_LATENTS
+from longtake.models.place import Place
 
 Cache = dict[str, Tensor]
 
@@ -22,12 +23,12 @@ class GroupCodec:
     """An `OpenSoraVAE` as `core.model.Codec`; `factor` is pixels of a latent's side."""
 
     def __init__(self, vae: nn.Module, factor: int = 8) -> None:
-        self.vae, self.factor = vae, factor
+        self.vae, self.factor, self.place = vae, factor, Place()
 
     @property
     def device(self) -> torch.device:
-        """Where the autoencoder's weights are."""
-        return next(self.vae.parameters()).device
+        """Where the autoencoder works."""
+        return self.place.home or next(self.vae.parameters()).device
 
     def range_of(self, index: int) -> range:
         """The pixel frames of the latent at `index`: of five, the first has one and the others four."""
@@ -52,7 +53,8 @@ class GroupCodec:
     def pixels(self, z: Float[Tensor, "F C H W"]) -> Float[Tensor, "T 3 H2 W2"]:
         """All frames of these latents as one video, a last group that is not whole included; float32 in [-1, 1]."""
         kind = next(self.vae.parameters()).dtype
-        return self.vae.decode(z.to(self.device, kind)).float().clamp(-1, 1)
+        with self.place.working(self.vae):
+            return self.vae.decode(z.to(self.device, kind)).float().clamp(-1, 1)
 
     @torch.no_grad()
     def encode(self, frames: UInt8[Tensor, "T H2 W2 3"]) -> Float[Tensor, "F C H W"]:
@@ -63,7 +65,8 @@ class GroupCodec:
                 f"this model reads clips in groups of {MICRO_FRAMES} frames (5 latents), got {len(frames)} frames; "
                 f"give {near}: with --method chunk, --set chunk.overlap=5"
             )
-        return self.vae.encode(from_bytes(frames, self.factor, self.vae)).float()
+        with self.place.working(self.vae):
+            return self.vae.encode(from_bytes(frames, self.factor, self.vae)).float()
 
     def encode_image(
         self, picture: Image.Image | UInt8[Tensor, "H2 W2 3"], size: tuple[int, int] | None = None

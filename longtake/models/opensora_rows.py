@@ -25,8 +25,9 @@ from longtake.core.noise import normal, root
 from longtake.core.schedule import NoiseSchedule
 from longtake.errors import UsageError
 from longtake.models import folder as folders
-from longtake.models.families import LoadOptions, Source
+from longtake.models.families import Source
 from longtake.models.own import build, fill, read_weights
+from longtake.models.place import Place
 
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
@@ -65,17 +66,39 @@ class Texts(Protocol):
     def release(self) -> None: ...
 
 
+class Worker:
+    """A network that is called where it works (models/place), which need not be where its weights wait."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self.place = module, Place()
+
+    @property
+    def device(self) -> torch.device:
+        """Where it works."""
+        return self.place.home or next(self.module.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its weights; rotary frequencies stay float32."""
+        return next(value.dtype for name, value in self.module.named_parameters() if not name.endswith(".freqs"))
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """The network's forward."""
+        with self.place.working(self.module):
+            return self.module(*inputs)
+
+
 class RowDenoiser:
     """A network bound to a schedule, texts and guidance; implements `core.model.Denoiser`.
 
-    `guidance` of at most 1 runs the network once a window instead of twice. Latents stay float32, whatever the
-    network's dtype.
+    `network` calls the worker with what it needs; `guidance` of at most 1 runs it once a window instead of twice.
+    Latents stay float32, whatever the network's dtype.
     """
 
     def __init__(
         self,
         network: Network,
-        weight: Tensor,
+        worker: Worker,
         texts: Texts,
         schedule: NoiseSchedule,
         can: Capabilities,
@@ -86,15 +109,24 @@ class RowDenoiser:
         self.guidance = guidance
         self.negative_prompt = str(getattr(texts, "negative", ""))
         self.cost = 2 if guidance > 1 else 1
-        self._weight = weight
+        self.worker = worker
         self._times = torch.tensor(schedule.times)
         self._keep, self._take = coefficients(schedule, prediction)
         self._last: tuple[tuple[Cond, ...], tuple[Tensor, Tensor]] | None = None
 
     @property
     def device(self) -> torch.device:
-        """Where the network's weights are."""
-        return self._weight.device
+        """Where the network works."""
+        return self.worker.device
+
+    @property
+    def place(self) -> Place:
+        """How the network shares its device with other parts."""
+        return self.worker.place
+
+    @place.setter
+    def place(self, place: Place) -> None:
+        self.worker.place = place
 
     def prepare(self, prompts: Iterable[Cond]) -> None:
         """Encode these prompts, and what guidance steers away from."""
@@ -134,7 +166,7 @@ class RowDenoiser:
             if self.cost > 1:
                 rows += [self.texts.unwanted(one) for one in cond]
             text, mask = padded(rows)
-            self._last = cond, (text.to(self.device, self._weight.dtype), mask.to(self.device))
+            self._last = cond, (text.to(self.device, self.worker.dtype), mask.to(self.device))
         return self._last[1]
 
 
@@ -222,15 +254,3 @@ def window_of(usual: Mapping[str, Any], family: str) -> int:
     if not isinstance(window, int) or window < 1:
         raise UsageError(f"{family}: window must be a number of latents from 1 up, got {window!r}")
     return window
-
-
-def refuse(options: LoadOptions, family: str, extras: Sequence[str] = ()) -> None:
-    """UsageError for options that this family does not have."""
-    if options.lora:
-        raise UsageError(f"{family} takes no LoRA: its network is not one that diffusers adapts; leave --lora out")
-    if options.offload != "none":
-        raise UsageError(f"{family} cannot be offloaded in parts (--offload {options.offload}); use --offload none")
-    unknown = sorted(set(options.extras) - set(extras))
-    if unknown:
-        known = f"it has {', '.join(extras)}" if extras else "it has none"
-        raise UsageError(f"{family} has no option {unknown[0]!r}; {known}")

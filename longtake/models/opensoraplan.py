@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import CogVideoXPipeline
 from jaxtyping import Float
 from torch import Tensor
 from transformers import AutoTokenizer, MT5EncoderModel
@@ -29,16 +30,17 @@ from longtake.core.schedule import NoiseSchedule, from_grid
 from longtake.errors import UsageError
 from longtake.models import folder as folders
 from longtake.models import parts as shared
+from longtake.models.adapt import adapted, check_options, waiting
 from longtake.models.families import LoadOptions, Model, ModelFacts, Source
 from longtake.models.opensora_rows import (
     Inputs,
     Network,
     RowDenoiser,
+    Worker,
     config_of,
     load_own,
     mixed,
     prompts_of,
-    refuse,
     window_of,
 )
 from longtake.models.opensora_text import tokens_encode
@@ -117,7 +119,6 @@ def schedule_of(num_steps: int, num_train: int = 1000) -> NoiseSchedule:
 def facts(source: Source, options: LoadOptions) -> ModelFacts:
     """What the JSON of a folder tells."""
     shared.check_folder(source, PARTS, WEIGHTED)
-    refuse(options, "open-sora-plan")
     usual = shared.usual(USUAL, source)
     config = _config(source)
     return ModelFacts(
@@ -138,14 +139,15 @@ def facts(source: Source, options: LoadOptions) -> ModelFacts:
 
 def load_family(source: Source, options: LoadOptions) -> Model:
     """The model of a folder."""
+    check_options(source, options)
     known = facts(source, options)
     usual = shared.usual(USUAL, source)
     device = shared.pick_device(options.device)
-    kind = shared.dtype_of(options.dtype, device)
+    kind, rest = shared.dtype_of(options.dtype, device), waiting(options, device)
     width, height = known.size
     config = _config(source)
-    network = load_own(lambda: network_of(source), source, "transformer", device, kind)
-    codec = PlanCodec(load_own(lambda: vae_of(source), source, "vae", device, torch.float32))
+    network = load_own(lambda: network_of(source), source, "transformer", rest, kind)
+    codec = PlanCodec(load_own(lambda: vae_of(source), source, "vae", rest, torch.float32))
     steps = int(pick(options.num_steps, known.steps))
     schedule = schedule_of(steps)
     tokenizer = load_part(AutoTokenizer, source.path("tokenizer"), source.folder)
@@ -155,8 +157,8 @@ def load_family(source: Source, options: LoadOptions) -> Model:
     )
     texts = PlanTexts(cache, options.negative_prompt)
     guidance = float(pick(options.guidance, usual["guidance"]))
-    run = torch.compile(network) if options.compile else network
-    adapter: Network = GivenFrames(run, codec, schedule) if config.inpaint else _Network(run)
+    worker = Worker(network)
+    adapter: Network = GivenFrames(worker, codec, schedule) if config.inpaint else _Network(worker)
     can = Capabilities(
         known.window,
         (config.in_channels, height // FACTOR, width // FACTOR),
@@ -165,11 +167,11 @@ def load_family(source: Source, options: LoadOptions) -> Model:
         last_image=config.inpaint,
         frames_behind=2,
     )
-    return Model(
+    model = Model(
         name=source.name,
         family="open-sora-plan",
         source=source.folder,
-        denoiser=RowDenoiser(adapter, network.proj_out.weight, texts, schedule, can, guidance, "v"),
+        denoiser=RowDenoiser(adapter, worker, texts, schedule, can, guidance, "v"),
         codec=codec,
         solver=options.solver or "euler_ancestral",
         window=known.window,
@@ -182,6 +184,7 @@ def load_family(source: Source, options: LoadOptions) -> Model:
         weights_hash=shared.weights_hash(source, WEIGHTED),
         license=shared.license_of(source),
     )
+    return adapted(model, options, (network,), CogVideoXPipeline)
 
 
 def _config(source: Source) -> PlanConfig:

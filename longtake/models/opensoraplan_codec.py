@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from longtake.errors import UsageError
 from longtake.models.opensora_codec import fitted, from_bytes, in_bytes
 from longtake.models.opensoraplan_wavelets import Past
+from longtake.models.place import Place
 
 
 class PlanCodec:
@@ -22,12 +23,12 @@ class PlanCodec:
     factor = 8
 
     def __init__(self, vae: nn.Module) -> None:
-        self.vae = vae
+        self.vae, self.place = vae, Place()
 
     @property
     def device(self) -> torch.device:
-        """Where the autoencoder's weights are."""
-        return next(self.vae.parameters()).device
+        """Where the autoencoder works."""
+        return self.place.home or self._weight.device
 
     def range_of(self, index: int) -> range:
         """The pixel frames of the latent at `index`: one for the first, four for each later."""
@@ -41,15 +42,17 @@ class PlanCodec:
         past = {name: value.to(self.device) for name, value in (cache or {}).items()}
         height, width = (side * self.factor for side in z.shape[2:])
         parts = [torch.zeros(0, height, width, 3, dtype=torch.uint8)]
-        for one in self._placed(z).split(1):
-            video = self.vae.decode(one.transpose(0, 1)[None], past)[0].transpose(0, 1)
-            parts.append(in_bytes(video.float().clamp(-1, 1)))
+        with self.place.working(self.vae):
+            for one in self._placed(z).split(1):
+                video = self.vae.decode(one.transpose(0, 1)[None], past)[0].transpose(0, 1)
+                parts.append(in_bytes(video.float().clamp(-1, 1)))
         return torch.cat(parts), past or None
 
     @torch.no_grad()
     def pixels(self, z: Float[Tensor, "F C H W"]) -> Float[Tensor, "T 3 H2 W2"]:
         """All 4 F - 3 frames of these latents as one video; float32 in [-1, 1], on the autoencoder's device."""
-        return self.vae.decode(self._placed(z).transpose(0, 1)[None])[0].transpose(0, 1).float().clamp(-1, 1)
+        with self.place.working(self.vae):
+            return self.vae.decode(self._placed(z).transpose(0, 1)[None])[0].transpose(0, 1).float().clamp(-1, 1)
 
     @torch.no_grad()
     def encode(self, frames: UInt8[Tensor, "T H2 W2 3"]) -> Float[Tensor, "F C H W"]:
@@ -57,12 +60,13 @@ class PlanCodec:
         if len(frames) % 4 != 1:
             near = max(1, (len(frames) - 1) // 4 * 4 + 1)
             raise UsageError(f"a clip to encode has 4k + 1 frames, got {len(frames)}; use the last {near}")
-        return self.latents(from_bytes(frames, self.factor, self.vae))
+        return self.latents(from_bytes(frames, self.factor, self.vae).to(self.device))
 
     @torch.no_grad()
     def latents(self, pixels: Float[Tensor, "T 3 H2 W2"]) -> Float[Tensor, "F C H W"]:
         """As `encode`, of pixels in [-1, 1] on the autoencoder's device."""
-        return self.vae.encode(pixels.to(self._weight).transpose(0, 1)[None])[0].transpose(0, 1).float()
+        with self.place.working(self.vae):
+            return self.vae.encode(pixels.to(self._weight).transpose(0, 1)[None])[0].transpose(0, 1).float()
 
     def encode_image(
         self, picture: Image.Image | UInt8[Tensor, "H2 W2 3"], size: tuple[int, int] | None = None
@@ -75,4 +79,4 @@ class PlanCodec:
         return next(self.vae.parameters())
 
     def _placed(self, z: Tensor) -> Tensor:
-        return z.to(self._weight)
+        return z.to(self.device, self._weight.dtype)

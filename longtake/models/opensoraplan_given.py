@@ -73,7 +73,7 @@ class GivenFrames:
         if start:
             video[:start], unmade[:start] = self.codec.pixels(known), 0
         if self.last is not None and start < len(video):
-            video[-1], unmade[-1] = self.last, 0
+            video[-1], unmade[-1] = self.last.to(video), 0
         # the first frame's mask stands for four, as its latent has no others
         masks = torch.cat([unmade[:1].repeat(3), unmade]).reshape(rows, 4, 1, 1).expand(-1, -1, *known.shape[2:])
         return torch.cat([self.codec.latents(video), masks], dim=1)
