@@ -329,6 +329,7 @@ def test_a_film_of_a_class(ucf, tmp_path):
     assert (made.frames, made.width, made.height) == (6, 32, 32)
 
 
+@pytest.mark.slow
 def test_the_compiled_forward_says_the_same(folder, monkeypatch):
     # traced by torch's compiler and run as traced: generating machine code takes a minute and is torch's own affair
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))

@@ -1,7 +1,6 @@
 """Runs of the families with one latent a frame: stopped half-way and gone on with, they are what they would have been.
 
-Here too the matrix of these families and the methods: every method that a family can do makes a film of the asked
-length, and the others say in one line why not.
+Here too these families beside the methods: each makes a film of the asked length.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from PIL import Image
 
 from longtake.apps.session import begin, build, generate, reopen, running, start
 from longtake.apps.settings import Request
+from longtake.apps.tables import METHODS
 from longtake.errors import UsageError
 from longtake.models.tiny_own import save_tiny_latte_ucf, save_tiny_videocrafter, tiny_latte, tiny_svd
 from longtake.output.directory import RunDir
@@ -41,12 +41,18 @@ def folders(tmp_path_factory) -> dict[str, dict[str, Any]]:
     }
 
 
+MATRIX = [("videocrafter2", method) for method in METHODS]
+MATRIX += [(family, method) for family in ("latte", "latte-ucf", "svd") for method in ("plain", "chunk", "fifo")]
+STEPS = {"fifo": 8, "miga": 8, "progressive": 6}
+SETS = {"miga": ["miga.anchors=1", "miga.stride=2"]}
+
+
 def options_of(folders: dict[str, dict[str, Any]], family: str, method: str) -> dict[str, Any]:
-    steps = {"fifo": 8, "chunk": 3, "plain": 3}.get(method)
-    return {**folders[family], "method": method, "frames": FRAMES.get(method, 7), "steps": steps, "seed": 5}
+    named = {"steps": STEPS.get(method, 3), "frames": FRAMES.get(method, 7), "set": SETS.get(method, ())}
+    return {**folders[family], "method": method, "seed": 5, **named}
 
 
-@pytest.mark.parametrize("family,method", [(f, "fifo") for f in FAMILIES] + [("svd", "chunk")])
+@pytest.mark.parametrize("family,method", [("videocrafter2", "fifo"), ("latte", "fifo"), ("svd", "chunk")])
 def test_stopped_and_gone_on_with_is_uninterrupted(folders, family, method, tmp_path):
     options = options_of(folders, family, method)
     whole = generate(out=tmp_path / "whole", **options)
@@ -67,14 +73,22 @@ def test_stopped_and_gone_on_with_is_uninterrupted(folders, family, method, tmp_
     assert folder.video.read_bytes() == Path(whole.video).read_bytes()
 
 
-@pytest.mark.parametrize("method", ["plain", "chunk", "fifo"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family,method", MATRIX)
 def test_the_matrix(folders, family, method, tmp_path):
     options = options_of(folders, family, method)
     made = generate(out=tmp_path / "run", **options)
     assert made.frames == options["frames"] == len(list(read_frames(made.video)))
-    cost = 2 * options["steps"]
-    assert method != "plain" or made.nfe == cost
+    assert method != "plain" or made.nfe == 2 * options["steps"]
+
+
+@pytest.mark.parametrize("option", ["freelong=9", "freepca=9"])
+def test_an_option_makes_a_clip_longer(folders, option, tmp_path):
+    options = {**options_of(folders, "videocrafter2", "plain"), "frames": 9, "set": [option]}
+    assert generate(out=tmp_path / "run", **options).nfe == 2 * 3
+    with pytest.raises(UsageError, match="plain makes one clip"):
+        generate(out=tmp_path / "short", **{**options, "set": ()})
+    with pytest.raises(UsageError, match="freelong is no option of latte"):
+        generate(out=tmp_path / "other", **{**options_of(folders, "latte", "plain"), "set": ["freelong=true"]})
 
 
 @pytest.mark.parametrize("family", FAMILIES)

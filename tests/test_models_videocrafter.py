@@ -351,6 +351,7 @@ def test_offloading_changes_no_number(folder, offload):
         assert torch.equal(parked.codec.decode(z)[0], plain.codec.decode(z)[0])
 
 
+@pytest.mark.slow
 def test_a_compiled_network_says_the_same(folder):
     # traced by torch's compiler and run as traced: generating machine code takes a minute and is torch's own affair
     compiled, plain = load(folder).denoiser, load(folder).denoiser
