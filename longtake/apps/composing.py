@@ -21,16 +21,16 @@ def length_of(settings: Settings, can: Capabilities) -> int | None:
     """Latent frames that the run makes; None: endless."""
     if settings.frames is None:
         return None
-    if settings.image or settings.video:
-        return can.num_latents(settings.frames - bool(settings.image), after=True)
-    return can.num_latents(settings.frames)
+    if settings.image:  # the picture is the first latent, also where latents are decoded in groups
+        return can.num_latents(settings.frames) - 1
+    return can.num_latents(settings.frames, after=bool(settings.video))
 
 
 def latent_of(settings: Settings, can: Capabilities, frame: int) -> int:
     """The latent that shows a pixel frame of the run."""
-    if settings.image or settings.video:
-        return max(can.num_latents(frame + 1 - bool(settings.image), after=True) - 1, 0)
-    return can.num_latents(frame + 1) - 1
+    if settings.image:
+        return max(can.latent_of(frame) - 1, 0)
+    return can.latent_of(frame, after=bool(settings.video))
 
 
 def timeline_of(settings: Settings, can: Capabilities) -> Timeline:
