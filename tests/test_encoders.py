@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
+from longtake.apps.convert_command import KINDS
 from longtake.errors import UsageError
 from longtake.rewards import features
 from longtake.rewards.encoders import dis, mobile, pictures, plain, rife
@@ -46,6 +48,13 @@ def test_roles_name_what_is_known_and_every_name_has_its_function():
         assert known.origin or not known.folders, f"{name}: say where the weights come from"
 
 
+def test_the_page_on_encoders_names_every_one_of_them():
+    page = (Path(__file__).parent.parent / "docs" / "encoders.md").read_text()
+    assert {name for name in features.KNOWN if f"`{name}`" not in page} == set()
+    folders = {folder for known in features.KNOWN.values() for folder in known.folders}
+    assert folders <= set(KINDS) and all(f"`{folder}`" in page or f"convert {folder} " in page for folder in folders)
+
+
 def test_without_weights_there_is_flow_and_no_aesthetics(shelf: Path):
     assert features.find("flow").name == "opencv-dis" and features.find("middle").name == "opencv-dis-middle"
     assert features.find("aesthetic") is None and not features.at_hand("mobilenetv2")
@@ -58,13 +67,20 @@ def test_without_weights_there_is_flow_and_no_aesthetics(shelf: Path):
 
 
 def test_a_reward_never_gets_what_measures(shelf: Path):
-    for name, net in (("mobilenetv2", mobile.MobileNetV2()), ("efficientnet-lite0", mobile.EfficientNetLite(1, 1))):
+    lite2 = mobile.EfficientNetLite(*mobile.SCALES["efficientnet-lite2"])
+    nets = {"mobilenetv2": mobile.MobileNetV2(), "efficientnet-lite0": mobile.EfficientNetLite(1, 1)}
+    for name, net in {**nets, "efficientnet-lite2": lite2}.items():
         put(shelf, name, fill(shapes_of(net)))
         for role in ("subject", "background"):
             measure, reward = features.find(role), features.find(role, "reward")
             assert reward is None or (reward.name != measure.name and "/measure/" not in reward.name)
-    assert features.find("subject").name == "mobilenetv2"
-    assert features.find("subject", "reward").name == "efficientnet-lite0"
+    assert features.find("subject").name == "mobilenetv2" and features.find("background").name == "efficientnet-lite2"
+    assert features.find("subject", "reward").name == "efficientnet-lite0-whitened"
+    shutil.rmtree(shelf / "efficientnet-lite2")
+    shutil.rmtree(shelf / "mobilenetv2")
+    assert features.find("subject").name == "efficientnet-lite0-whitened"
+    reward = features.find("subject", "reward")
+    assert reward is None or "efficientnet" not in reward.name, "the same network under another name"
 
 
 def test_weights_of_another_network_are_refused(shelf: Path):

