@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -262,6 +263,19 @@ def test_a_film_from_a_folder_has_every_frame_asked_for(folder, tmp_path):
     )
     assert result.frames == len(list(read_frames(result.video))) == 20
     assert result.latent_frames == 10, "two groups"
+
+
+def test_a_film_behind_a_picture_is_whole(folder, tmp_path):
+    """The picture is the first latent of its group: 18 frames take one group more, and no frame is missing."""
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (48, 32), (200, 40, 60)).save(picture)
+    for frames, latents in ((17, 4), (18, 9)):
+        result = generate(
+            PROMPT, tmp_path / str(frames), model=str(folder), method="chunk", frames=frames, steps=1, image=picture,
+            guidance=1,
+        )  # fmt: skip
+        assert result.frames == len(list(read_frames(result.video))) == frames
+        assert result.latent_frames == latents
 
 
 def test_a_film_in_two_turns(folder, tmp_path):
