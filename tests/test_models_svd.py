@@ -21,7 +21,7 @@ from longtake.core.rows import advance, clean_row, noise_row
 from longtake.core.solvers import Solver
 from longtake.errors import UsageError
 from longtake.models.load import load
-from longtake.models.svd import Guide, Micro, SVDDenoiser
+from longtake.models.svd import Guide, Micro, SVDDenoiser, shrunk
 from longtake.models.svd_codec import SVDCodec
 from longtake.models.svd_family import schedule_of
 from longtake.models.svd_unet import forward_rows, self_check
@@ -141,6 +141,15 @@ def test_a_picture_is_read_as_the_stock_pipeline_reads_it(pipe, picture):
     assert relative(embedding, pipe._encode_image(picture, "cpu", 1, False)[0]) < 1e-5
     noisy = pixels(picture)[None] + 0.02 * draw(3, 32, 48)
     assert relative(latent, pipe._encode_vae_image(noisy, "cpu", 1, False)[0]) < 1e-5
+
+
+@pytest.mark.parametrize("height,width", [(576, 1024), (32, 48), (225, 300), (200, 900)])
+def test_pictures_are_shrunk_as_the_stock_pipeline_does(height, width):
+    from diffusers.pipelines.stable_video_diffusion import pipeline_stable_video_diffusion as stock
+
+    picture = draw(1, 3, height, width)
+    theirs = stock._resize_with_antialiasing(picture, (224, 224))
+    torch.testing.assert_close(shrunk(picture, 224), theirs, rtol=1e-4, atol=1e-5)
 
 
 def stock_clip(pipe: Any, picture: Image.Image, latents: Tensor, replace: Any = None) -> Tensor:

@@ -18,9 +18,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import _resize_with_antialiasing
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 
 from longtake.core.model import Capabilities, Cond
 from longtake.core.noise import normal, root
@@ -34,6 +34,9 @@ from longtake.models.svd_unet import forward_rows
 Shown = tuple[Float[Tensor, "1 D"], Float[Tensor, "C H W"]]
 """A picture as the network reads it: CLIP's embedding, and a latent that is not scaled."""
 
+
+SEEN = 224
+"""Pixels of a side of what CLIP looks at."""
 
 Colours = tuple[Sequence[float], Sequence[float]]
 """Mean and deviation of each colour, by which CLIP's pictures are normalised."""
@@ -80,7 +83,7 @@ class Guide:
         return self.of_pixels(picture)
 
     def _embedded(self, picture: Tensor) -> Tensor:
-        seen = (_resize_with_antialiasing(picture[None].float().cpu(), (224, 224)) + 1) / 2
+        seen = (shrunk(picture[None].float().cpu(), SEEN) + 1) / 2
         with self.codec.place.working(self.encoder):
             weight = next(self.encoder.parameters())
             return self.encoder(((seen - self._mean) / self._std).to(weight)).image_embeds
@@ -173,3 +176,16 @@ class SVDDenoiser:
         nothing = torch.zeros(1, width), torch.zeros(x.shape[2:])
         parts = [nothing if one is None else one for one in shown]
         return tuple(torch.stack([part[place].to(self.device, kind) for part in parts]) for place in (0, 1))  # type: ignore
+
+
+def shrunk(picture: Float[Tensor, "N 3 H W"], side: int) -> Float[Tensor, "N 3 side side"]:
+    """The picture at side x side: blurred by half of what each side shrinks (scikit-image's rule), then bicubic."""
+    for axis in (3, 2):
+        sigma = max((picture.shape[axis] / side - 1) / 2, 0.001)
+        reach = int(max(4 * sigma, 3)) // 2  # two deviations to each side
+        weights = torch.exp(-(torch.arange(-reach, reach + 1, dtype=picture.dtype) ** 2) / (2 * sigma**2))
+        shape = (3, 1, 1, -1) if axis == 3 else (3, 1, -1, 1)
+        pad = (reach, reach, 0, 0) if axis == 3 else (0, 0, reach, reach)
+        kernel = (weights / weights.sum()).repeat(3).reshape(shape)
+        picture = functional.conv2d(functional.pad(picture, pad, mode="reflect"), kernel, groups=3)
+    return functional.interpolate(picture, size=(side, side), mode="bicubic", align_corners=True)
