@@ -16,10 +16,11 @@ from longtake.apps.settings import Request, Settings
 from longtake.apps.tables import Facts, method
 from longtake.core.forecast import Cost, Forecast, forecast
 from longtake.core.model import Capabilities
-from longtake.core.plan import GhostCodec
+from longtake.core.plan import GhostCodec, mixes_levels
 from longtake.core.schedule import flow
 from longtake.core.solvers import Solver
 from longtake.errors import UsageError
+from longtake.search.branch import leaf
 
 EXACT_LATENTS = 1000  # longer plans are continued along a line
 
@@ -81,10 +82,11 @@ def dry_run(settings: Settings, facts: Facts) -> tuple[Forecast, int | None]:
     """
     rollout, latents = dry_rollout(settings, facts.can), length_of(settings, facts.can)
     context = 1 if settings.image else context_latents(settings, facts.window) if settings.video else 0
-    factor = facts.experts * (2 if facts.guided else 1)
+    # which windows need both of two experts depends on the noise schedule, which is not loaded: then it is a bound
+    many = facts.experts if facts.experts > 1 and mixes_levels(leaf(rollout), clean=False) else 1
+    factor = many * (2 if facts.guided else 1)
     paid = cost(rollout, EXACT_LATENTS if latents is None else latents, context, factor)
-    # which windows need both experts depends on the noise schedule, which is not loaded
-    return replace(paid, exact=paid.exact and facts.experts == 1), latents
+    return replace(paid, exact=paid.exact and many == 1), latents
 
 
 def cost(rollout: Any, latents: int, context: int = 0, factor: Cost = 1) -> Forecast:
