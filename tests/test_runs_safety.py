@@ -164,6 +164,13 @@ def test_a_film_never_gets_shorter_while_it_is_made_again(tmp_path: Path, whole:
     _same(tmp_path / "run", tmp_path / "long")
 
 
+def test_a_finished_run_stays_as_it_is(tmp_path: Path, whole: Path) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in whole.iterdir() if path.is_file()}
+    make(tmp_path / "run", toy_job(FRAMES))
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+
+
 def test_other_comments_and_the_same_frames(tmp_path: Path) -> None:
     frames = torch.randint(0, 255, (60, 32, 48, 3), dtype=torch.uint8)
     for name, comment in (("a", "short"), ("b", "x" * 5000)):

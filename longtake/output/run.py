@@ -60,11 +60,8 @@ class Runner:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.job, self.folder, self.clock, self.save_seconds = job, folder, clock, save_seconds
-        self.position = resumable(job, folder)
+        self.comment, self.position = comment, resumable(job, folder)
         start = self.position or Position(None)
-        sound = Sound(folder.sound) if folder.sound.exists() else None
-        self.writer = VideoWriter(folder.video, job.form, start.tail, comment, sound)
-        self.trace = Trace(folder.trace, start.trace_bytes)
         self.snapshots = Snapshots(folder.snapshots, job.form.fps)
         self.latest = Latest(folder.latest, clock)
         self._started, self._start_nfe = clock(), start.nfe
@@ -79,6 +76,7 @@ class Runner:
         if self.folder.finished is not None:
             return
         full = False
+        self._take_up()
         try:
             yield from self._play()
         except DiskFullError:
@@ -90,6 +88,13 @@ class Runner:
                     *([DiskFullError] if full else [])
                 ):  # there may be room for a state where a film had none
                     self.save()
+
+    def _take_up(self) -> None:
+        # Film and trace as they were at the checkpoint; not before a run goes on, since a finished one stays as it is
+        start = self.position or Position(None)
+        sound = Sound(self.folder.sound) if self.folder.sound.exists() else None
+        self.writer = VideoWriter(self.folder.video, self.job.form, start.tail, self.comment, sound)
+        self.trace = Trace(self.folder.trace, start.trace_bytes)
 
     def save(self) -> None:
         """Checkpoint, then show the frames that wait for a whole segment."""
