@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from longtake.apps import train_reward
+
 train = typer.Typer(help="Train the embedded model and what measures it.", rich_markup_mode=None)
 
 Minutes = Annotated[float, typer.Option(help="wall time to spend; what is done is kept")]
@@ -105,3 +107,6 @@ def progressive(
     from longtake.training.progressive import train_progressive
 
     train_progressive(minutes, model, clips, to, device, cache, batch)
+
+
+train_reward.register(train)
