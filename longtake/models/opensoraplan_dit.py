@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -87,8 +88,12 @@ class PlanTransformer(nn.Module):
         y = self.caption_projection(text.to(tokens))
         bias = (~mask).to(tokens)[:, None, None, :] * PADDING
         turn = rotations(self.config.head_dim, place, self.config.interpolation, x.device)
+        count = tokens.shape[1] * tokens.shape[2]
+        sparse = [regrouping(count, self.config.sparse, grouped, tokens) for grouped in (False, True)]
+        first, end = self.config.dense_ends, self.config.num_layers - self.config.dense_ends
         for number, block in enumerate(self.transformer_blocks):
-            tokens = block(tokens, modulation, y, bias, turn, self._scopes(number, tokens))
+            regroup = sparse[number % 2] if first <= number < end else None
+            tokens = block(tokens, modulation, y, bias, turn, regroup)
         shift, scale = (self.scale_shift_table + embedded[:, :, None])[:, :, None].unbind(3)
         out = self.proj_out(_norm(tokens) * (1 + scale) + shift)
         size = self.config.patch_size
@@ -104,12 +109,6 @@ class PlanTransformer(nn.Module):
                 tokens = tokens + layers[1](layers[0](part)[0])
         return tokens, grid
 
-    def _scopes(self, layer: int, tokens: Tensor) -> Int[Tensor, "k M"] | None:
-        ends = self.config.dense_ends
-        if not ends <= layer < self.config.num_layers - ends:
-            return None
-        return scopes(tokens.shape[1] * tokens.shape[2], self.config.sparse, grouped=layer % 2 == 1).to(tokens.device)
-
 
 def scopes(count: int, k: int, grouped: bool) -> Int[Tensor, "k M"]:
     """The tokens that each of the k scopes attends to, numbers from `count` on being padding up to k * k."""
@@ -117,6 +116,22 @@ def scopes(count: int, k: int, grouped: bool) -> Int[Tensor, "k M"]:
     if grouped:
         return places.reshape(-1, k, k).transpose(0, 1).flatten(1)
     return places.reshape(-1, k).T
+
+
+class Regrouping(NamedTuple):
+    """How a sequence is cut into scopes and put together again; `bias` hides padded keys, None if there are none."""
+
+    scope: Int[Tensor, "k M"]
+    back: Int[Tensor, "N"]  # noqa: F821 - a jaxtyping axis
+    bias: Float[Tensor, "1 k 1 1 M"] | None
+
+
+def regrouping(count: int, k: int, grouped: bool, like: Tensor) -> Regrouping:
+    """The regrouping of `count` tokens, on the device and in the dtype of `like`."""
+    scope = scopes(count, k, grouped)
+    padding = scope >= count
+    bias = (padding.to(like) * OUT_OF_SCOPE)[None, :, None, None, :] if bool(padding.any()) else None
+    return Regrouping(scope.to(like.device), scope.flatten().argsort()[:count].to(like.device), bias)
 
 
 def rotations(
@@ -226,38 +241,36 @@ class _Block(nn.Module):
         y: Float[Tensor, "B L C"],
         bias: Tensor,
         turn: tuple[Tensor, Tensor],
-        scope: Int[Tensor, "k M"] | None,
+        regroup: Regrouping | None,
     ) -> Float[Tensor, "B T S C"]:
         parts = (self.scale_shift_table + modulation)[:, :, None].unbind(3)
         shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = parts
         frames = x.shape[1:3]
-        mixed = self._attended((_norm(x) * (1 + scale) + shift).flatten(1, 2), turn, scope)
+        mixed = self._attended((_norm(x) * (1 + scale) + shift).flatten(1, 2), turn, regroup)
         x = x + gate * mixed.unflatten(1, frames)
         # of the stream as it is: no norm before the text
         x = x + self.attn2(x.flatten(1, 2), y, bias).unflatten(1, frames)
         hidden = self.ff.net[0].proj(_norm(x) * (1 + scale_mlp) + shift_mlp)
         return x + gate_mlp * self.ff.net[2](functional.gelu(hidden, approximate="tanh"))
 
-    def _attended(self, x: Tensor, turn: tuple[Tensor, Tensor], scope: Tensor | None) -> Tensor:
+    def _attended(self, x: Tensor, turn: tuple[Tensor, Tensor], regroup: Regrouping | None) -> Tensor:
         query, key, value = self.attn1.parts(x, x)
         query, key = turned(query, turn), turned(key, turn)
-        if scope is None:
+        if regroup is None:
             out = functional.scaled_dot_product_attention(query, key, value)
         else:
-            out = _within(query, key, value, scope)
+            out = _within(query, key, value, regroup)
         return self.attn1.to_out[0](out.transpose(1, 2).flatten(2))
 
 
-def _within(query: Tensor, key: Tensor, value: Tensor, scope: Int[Tensor, "k M"]) -> Float[Tensor, "B h N d"]:
+def _within(query: Tensor, key: Tensor, value: Tensor, regroup: Regrouping) -> Float[Tensor, "B h N d"]:
     # attention inside every scope, back in the order of the sequence, the padding cut off
-    count, k = query.shape[2], len(scope)
-    real = scope < count
+    missing = regroup.scope.numel() - query.shape[2]
     query, key, value = (
-        functional.pad(part, (0, 0, 0, -count % (k * k)))[:, :, scope].transpose(1, 2) for part in (query, key, value)
+        functional.pad(part, (0, 0, 0, missing))[:, :, regroup.scope].transpose(1, 2) for part in (query, key, value)
     )
-    bias = None if bool(real.all()) else ((~real).to(query) * OUT_OF_SCOPE)[None, :, None, None, :]
-    out = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias).transpose(1, 2).flatten(2, 3)
-    return out[:, :, scope.flatten().argsort()][:, :, :count]
+    out = functional.scaled_dot_product_attention(query, key, value, attn_mask=regroup.bias)
+    return out.transpose(1, 2).flatten(2, 3)[:, :, regroup.back]
 
 
 def _norm(x: Tensor) -> Tensor:
