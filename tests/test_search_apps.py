@@ -20,10 +20,13 @@ from longtake.apps.rewarding import (
 from longtake.apps.searches import SEARCHES, make_search, search
 from longtake.core.check import check
 from longtake.core.forecast import forecast
+from longtake.core.schedule import flow
 from longtake.errors import UsageError
 from longtake.models.load import NAMES
+from longtake.rewards.reward_model import Scorer
 from longtake.rewards.sums import Floored, Weighted
 from longtake.search.population import Population
+from longtake.training.reward import export
 from tests.cases import equal, oracle, rollouts, run
 from tests.test_rewards import Pixels
 
@@ -165,12 +168,20 @@ def supplies() -> Supplies:
     return Supplies(Pixels(), NAMES["pocket"], 12)
 
 
-def test_every_reward_is_made_and_scores_pocket_latents():
+def test_every_reward_is_made_and_scores_pocket_latents(tmp_path):
     from longtake.testing.laws import check_reward
     from tests.test_rewards import view
 
     store = Supplies(None, NAMES["pocket"], 4)
     x = [torch.randn(32, 8, 8, generator=torch.Generator().manual_seed(n)) for n in range(10)]
+    net, schedule = tmp_path / "pocket", flow(8, 3.0)
+    net.mkdir()
+    for path in NAMES["pocket"].iterdir():
+        (net / path.name).symlink_to(path)
+    with pytest.raises(UsageError, match="no latent reward model"):
+        make_reward([("latent-reward", 1.0)], store, {})
+    export(Scorer(width=16), [], net)
+    store = Supplies(None, net, 4, schedule)
     for name in REWARDS:
         reward = make_reward([(name, 1.0)], store, {})
         memory = reward.follow(None, emission(x[:1])) if hasattr(reward, "follow") else None  # type: ignore[attr-defined]

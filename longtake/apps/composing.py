@@ -81,7 +81,7 @@ def searched(settings: Settings, inner: Any, reward: Any, latents: int | None) -
 
 def reward_of(settings: Settings, model: Any) -> tuple[Any, str, list[str]]:
     """(the reward of a search, its text, lines to say). Without one given: the best that needs only what is at hand."""
-    supplies = Supplies(model.codec, model.source, model.window)
+    supplies = Supplies(model.codec, model.source, model.window, model.denoiser.schedule)
     row, text, values, notes = search(settings.search), settings.reward, settings.reward_parameters, []
     if text is None:
         text = row.reward
