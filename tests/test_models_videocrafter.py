@@ -24,7 +24,7 @@ from longtake.models.tiny_own import VIDEOCRAFTER, save_tiny_videocrafter
 from longtake.models.videocrafter import load_unet, schedule_of
 from longtake.models.videocrafter_blocks import sinusoid
 from longtake.models.videocrafter_unet import VideoCrafterUNet, published_name, published_weights
-from longtake.models.vp import times, videocrafter_scale, vp_schedule
+from longtake.models.vp import signal, times, videocrafter_scale, vp_schedule
 from longtake.output.video import probe, read_frames
 from longtake.rollouts.fifo import Fifo
 from longtake.testing import check_denoiser, check_rollout
@@ -182,14 +182,16 @@ def test_the_schedule_has_the_published_numbers():
     plain, scaled = (schedule_of(RELEASE, 50, kind) for kind in ("reference", "consistent"))
     signals = {1: 0.9982960278384514, 21: 0.9803807481013713, 981: 0.00577550013949575}
     scales = {1: 0.9992481203007518, 21: 0.9842105263157894, 981: 0.7}
-    for time, signal in signals.items():
+    for time, left in signals.items():
         level = grid[time]
         assert plain.times[level] == scaled.times[level] == time
-        np.testing.assert_allclose(plain.alphas[level] ** 2, signal, rtol=1e-12)
-        np.testing.assert_allclose(scaled.alphas[level], signal**0.5 * scales[time], rtol=1e-12)
-        np.testing.assert_allclose(scaled.sigmas[level], (1 - signal) ** 0.5, rtol=1e-12)
+        np.testing.assert_allclose(plain.alphas[level] ** 2, left, rtol=1e-12)
+        np.testing.assert_allclose(scaled.alphas[level], left**0.5 * scales[time], rtol=1e-12)
+        np.testing.assert_allclose(scaled.sigmas[level], (1 - left) ** 0.5, rtol=1e-12)
     assert (plain.alphas[0], plain.sigmas[0], scaled.alphas[0]) == (1.0, 0.0, 1.0)
     assert [videocrafter_scale(time) for time in (0, 399, 400, 981)] == [1.0, 0.7, 0.7, 0.7]
+    kept = signal({"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"})
+    np.testing.assert_allclose(kept[[0, 500, 999]], [0.99915, 0.2763326838229746, 0.004660098513077238], rtol=1e-12)
     sigmas = {1: 0.020648320165302107, 21: 0.039479546140895126, 981: 0.4544632724135991}  # of DDIM with eta 1
     for time in (21, 981):  # at time 1 the published sampler steps to time 0, ours to a clean frame
         plan = Solver("ddim", 1.0).plan(plain, grid[time], grid[time] - 1, noise_row((1,), 1, 0, 0).memory)

@@ -8,6 +8,9 @@ Two settings of its own. `fps_condition` (longtake.json) is what the network is 
 28 in the release's script, 16 in its demo, 8 in FIFO-Diffusion. `scale` says what is done about the data scale s(t)
 that the network was trained with (1 at time 0 to 0.7 at time 399): "consistent" applies it at every level, "reference"
 nowhere, as FIFO-Diffusion's queue does although its base clip comes from a sampler that applies it.
+
+Deviation under "consistent" with eta > 0: the noise of a step is that of the scaled process; the release takes the
+variance of the unscaled one, which is smaller below time 400.
 """
 
 from __future__ import annotations
