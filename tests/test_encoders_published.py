@@ -57,6 +57,8 @@ def test_amt_gives_the_numbers_of_its_authors():
     first, second = noise_pictures(2, 128, 160).sigmoid().split(1)
     net = amt.Amt()
     same_as_golden("amt-s", loaded(net, fill(shapes_of(net), 0.7))(first, second))
+    first, second = noise_pictures(2, 256, 288).sigmoid().split(1)
+    same_as_golden("amt-s/half", net(first, second, 2))
 
 
 def test_musiq_gives_the_numbers_of_pyiqa():
@@ -278,6 +280,19 @@ def test_raft_on_small_and_odd_sizes():
     pair = frames(2, 65, 71)
     found = flow(pair[:1], pair[1:])
     assert found.shape == (1, 2, 65, 71) and torch.isfinite(found).all()
+
+
+def test_above_1080p_flow_is_found_on_smaller_pictures():
+    """A network that says a hundredth of the width sees half of 4K, says 19.2, and 38.4 is brought back."""
+
+    class Says(torch.nn.Module):
+        def forward(self, first: Tensor, second: Tensor) -> Tensor:
+            return torch.full((1, 2, *first.shape[2:]), first.shape[3] / 100)
+
+    assert raft.shrinking(torch.empty(1, 0, 1080, 1920)) == 1 and raft.shrinking(torch.empty(1, 0, 2160, 3840)) == 2
+    pair = torch.zeros(2, 2160, 3840, 3, dtype=torch.uint8)
+    found = raft.RaftFlow(Says())(pair[:1], pair[1:])
+    assert found.shape == (1, 2, 2160, 3840) and torch.allclose(found, torch.tensor(38.4))
 
 
 def test_small_pictures_have_the_flow_of_large_ones_in_their_own_pixels():

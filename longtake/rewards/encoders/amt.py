@@ -8,7 +8,9 @@ leads from one picture to the other. Names of the weights as published.
 
 VBench's preparation: 0..1, sides padded to multiples of 16 by their edge, half to either side; the picture is cut to
 whole numbers of 0..255, rounded down. Deviation: pictures below 128 pixels a side, of which the published code makes
-nothing but NaN, are enlarged first by a whole factor and the result is averaged back.
+nothing but NaN, are enlarged first by a whole factor and the result is averaged back. As VBench does where memory is
+short, flows are found at a fraction of the size (`shrink`), here above 1920 x 1088 pixels, and pictures are warped and
+blended at their own.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from torch import Tensor, nn
 
 from longtake.rewards.encoders.dis import warp
 from longtake.rewards.encoders.pictures import best_device, enlarged, filled, padded, planes
-from longtake.rewards.encoders.raft import SMALLEST, coordinates, correlations, look_up
+from longtake.rewards.encoders.raft import SMALLEST, coordinates, correlations, look_up, shrinking
 
 CHANNELS, SKIP, FLOWS = (20, 32, 44, 56), 20, 3
 LEVELS, RADIUS = 4, 3
@@ -148,13 +150,14 @@ class Amt(nn.Module):
             nn.Conv2d(3 * FLOWS, 6 * FLOWS, 3, 1, 1), nn.PReLU(6 * FLOWS), nn.Conv2d(6 * FLOWS, 3, 3, 1, 1)
         )
 
-    def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        """The picture half way [B,3,H,W] in 0..1 between pictures in 0..1 whose sides 16 divides."""
+    def forward(self, first: Tensor, second: Tensor, shrink: int = 1) -> Tensor:
+        """The picture half way [B,3,H,W] in 0..1 between pictures in 0..1 whose sides 16 * shrink divides."""
         mean = torch.cat([first, second], dim=2).mean(dim=(1, 2, 3), keepdim=True)
         first, second = first - mean, second - mean
-        one, two = self.feat_encoder(torch.cat([first, second])).split(len(first))
+        small_first, small_second = _scaled(first, 1 / shrink), _scaled(second, 1 / shrink)
+        one, two = self.feat_encoder(torch.cat([small_first, small_second])).split(len(first))
         pyramids = correlations(one, two, LEVELS), correlations(two, one, LEVELS)
-        a, b = self.encoder(first), self.encoder(second)
+        a, b = self.encoder(small_first), self.encoder(small_second)
         when = first.new_full((len(first), 1, *a[3].shape[2:]), 0.5)
         flows, features = self.decoder4(a[3], b[3], when).split((4, CHANNELS[2]), dim=1)
         flows, features = self._corrected(self.update4, pyramids, flows, features, 1)
@@ -166,7 +169,12 @@ class Amt(nn.Module):
             flows = more + 2 * _scaled(flows, 2)
             flows, features = self._corrected(correct, pyramids, flows, features, correct.scale)
         out = self.decoder1(features, *_warped(a[0], b[0], flows))
-        return self._merged(first, second, mean, flows, out).clamp(0, 1)
+        ahead, behind, mask, rest = out.split((2 * FLOWS, 2 * FLOWS, FLOWS, 3 * FLOWS), dim=1)
+        coarse = 2 * _scaled(flows, 2)
+        ahead, behind = ahead + coarse[:, :2].repeat(1, FLOWS, 1, 1), behind + coarse[:, 2:].repeat(1, FLOWS, 1, 1)
+        flows = shrink * _scaled(torch.cat([ahead, behind], dim=1), shrink)
+        shares = _scaled(torch.sigmoid(mask), shrink)
+        return self._merged(first, second, mean, flows, torch.cat([shares, _scaled(rest, shrink)], 1)).clamp(0, 1)
 
     @staticmethod
     def _corrected(
@@ -181,13 +189,12 @@ class Amt(nn.Module):
         return flows + more, features + change
 
     def _merged(self, first: Tensor, second: Tensor, mean: Tensor, flows: Tensor, out: Tensor) -> Tensor:
-        ahead, behind, mask, rest = out.split((2 * FLOWS, 2 * FLOWS, FLOWS, 3 * FLOWS), dim=1)
-        coarse = 2 * _scaled(flows, 2)
-        ahead, behind = ahead + coarse[:, :2].repeat(1, FLOWS, 1, 1), behind + coarse[:, 2:].repeat(1, FLOWS, 1, 1)
+        ahead, behind = flows.chunk(2, dim=1)
+        shares, rest = out.split((FLOWS, 3 * FLOWS), dim=1)
         parts = []
         for i in range(FLOWS):
             pair = slice(2 * i, 2 * i + 2)
-            share = torch.sigmoid(mask[:, i : i + 1])
+            share = shares[:, i : i + 1]
             blend = share * warp(first, ahead[:, pair]) + (1 - share) * warp(second, behind[:, pair])
             parts.append(blend + mean + rest[:, 3 * i : 3 * i + 3])
         return torch.stack(parts).mean(0) + self.comb_block(torch.cat(parts, dim=1))
@@ -206,9 +213,10 @@ class AmtMiddle:
         made = []
         for a, b in zip(first, second, strict=True):
             pair, factor = enlarged(planes(torch.stack([a, b]).to(best_device())) / 255, SMALLEST)
-            pair, (rows, columns) = padded(pair, 16)
+            shrink = shrinking(pair)
+            pair, (rows, columns) = padded(pair, 16 * shrink)
             with torch.inference_mode():
-                picture = F.avg_pool2d(self._net(pair[:1], pair[1:])[0][:, rows, columns], factor)
+                picture = F.avg_pool2d(self._net(pair[:1], pair[1:], shrink)[0][:, rows, columns], factor)
                 made.append((255 * picture).floor().cpu().clone())
         return torch.stack(made).permute(0, 2, 3, 1)
 

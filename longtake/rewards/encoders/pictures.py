@@ -21,6 +21,8 @@ from longtake.errors import UsageError
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 """Means and standard deviations of the channels of pictures in 0..1."""
+PORTION = 48 << 20
+"""Bytes of frames that are prepared at a time."""
 
 
 def planes(frames: UInt8[Tensor, "T H W 3"]) -> Float[Tensor, "T 3 H W"]:
@@ -85,8 +87,9 @@ class Pictured:
     def __call__(self, frames: UInt8[Tensor, "T H W 3"]) -> Tensor:
         """What the network says of each frame, float32 on the CPU."""
         device = best_device()
+        size = max(1, min(self.batch, PORTION // max(frames[0].numel(), 1)))  # of 4K frames a few at a time
         with torch.inference_mode():
-            parts = [self.net(self.prepare(planes(part.to(device)))).float().cpu() for part in frames.split(self.batch)]
+            parts = [self.net(self.prepare(planes(part.to(device)))).float().cpu() for part in frames.split(size)]
         return torch.cat(parts).clone()
 
 

@@ -7,11 +7,13 @@ neighbours (the paper's Sec. 3.3). Names of the weights as published.
 
 Deviations: VBench counts the rim that it pads onto pictures whose sides 8 does not divide; here it is cut off. Below
 128 pixels a side the coarsest correlations are single points, where the published code divides by 0: such pictures are
-enlarged first, by a whole factor, and their flow is brought back. Memory of a pair: 4/3 (H W / 64)^2 numbers.
+enlarged first, by a whole factor, and their flow is brought back. Memory of a pair: 4/3 (H W / 64)^2 numbers, which at
+4K are 90 GB: above 1920 x 1088 pixels the flow is found on pictures shrunk by a whole factor.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -24,6 +26,8 @@ from longtake.rewards.encoders.pictures import best_device, enlarged, filled, pa
 LEVELS, RADIUS, ITERATIONS = 4, 4, 20
 HIDDEN = 128
 SMALLEST = 128
+POINTS = 1920 * 1088 // 64
+"""Points at an eighth of the size, above which the correlations of all pairs would not fit."""
 
 
 class Residual(nn.Module):
@@ -153,9 +157,11 @@ class RaftFlow:
         found = []
         for a, b in zip(first, second, strict=True):
             pair, factor = enlarged(planes(torch.stack([a, b]).to(best_device())), SMALLEST)
-            pair, (rows, columns) = padded(pair, 8)
+            shrink = shrinking(pair)
+            pair, (rows, columns) = padded(pair, 8 * shrink)
             with torch.inference_mode():
-                flow = self._net(pair[:1], pair[1:])[0][:, rows, columns]
+                small = F.avg_pool2d(pair, shrink)
+                flow = shrink * _scaled(self._net(small[:1], small[1:]), shrink)[0][:, rows, columns]
                 found.append((F.avg_pool2d(flow, factor) / factor).cpu().clone())
         return torch.stack(found)
 
@@ -163,6 +169,15 @@ class RaftFlow:
 def flow(folder: Path) -> RaftFlow:
     """RAFT from its folder."""
     return RaftFlow(filled(Raft(), folder))
+
+
+def shrinking(pictures: Tensor) -> int:
+    """The whole factor by which pictures must shrink for the correlations of all their points to fit."""
+    return math.ceil(math.sqrt(pictures.shape[2] * pictures.shape[3] / 64 / POINTS))
+
+
+def _scaled(x: Tensor, factor: int) -> Tensor:
+    return x if factor == 1 else F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
 
 
 def coordinates(like: Tensor) -> Tensor:
