@@ -128,3 +128,21 @@ def test_every_row_of_the_table_has_its_module():
         assert callable(module.facts) and callable(module.load_family)
     assert len(families.classes()) == sum(len(family.classes) for family in families.FAMILIES.values())
     assert set(parts.known()) >= {"pocket", *families.FAMILIES}
+
+
+def test_the_page_of_models_is_the_tables():
+    """docs/models.md: one row a family, and its table of methods is what the program says."""
+    from longtake.apps.listing import describe_family
+    from longtake.apps.tables import METHODS
+
+    page = (Path(__file__).parent.parent / "docs" / "models.md").read_text().splitlines()
+    start = next(number for number, line in enumerate(page) if line.startswith("| | plain"))
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in page[start:]]
+    names = cells[0][1:]
+    assert names == list(METHODS)
+    rows = {row[0]: row[1:] for row in cells[2 : 2 + len(families.FAMILIES)]}
+    assert sorted(rows) == sorted(families.FAMILIES)
+    for family, row in rows.items():
+        able = describe_family(family)["methods"]
+        assert row == ["yes" if name in able else "no" for name in names], family
+        assert any(f"| {family}" in line or f", {family} |" in line for line in page[:start]), family
