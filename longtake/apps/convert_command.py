@@ -116,7 +116,10 @@ def encode(read_: Read, source: Path, folder: Path) -> None:
     from longtake.rewards.encoders import convert
 
     kind = folder.name
-    weights = getattr(convert, ENCODERS[kind])(read_(source))
+    try:
+        weights = getattr(convert, ENCODERS[kind])(read_(source))
+    except KeyError as error:
+        raise UsageError(f"{source} does not hold the weights of {kind}: {error} is missing") from error
     if not weights:
         raise UsageError(f"{source} holds no weight of {kind}")
     save_file({name: value.contiguous().clone() for name, value in weights.items()}, folder / "model.safetensors")

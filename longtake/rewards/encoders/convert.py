@@ -110,21 +110,14 @@ MUSIQ = (
 
 def videomae(weights: Weights) -> dict[str, Tensor]:
     """VideoMAE-v2: queries and values have biases, keys have none."""
-    found = {}
-    for name, value in _bare(weights).items():
-        if name.endswith(".attn.q_bias"):
-            block = name.removesuffix("q_bias")
-            found[f"{block}qkv.bias"] = torch.cat(
-                [value, torch.zeros_like(value), weights_of(weights, f"{block}v_bias")]
-            )
-        elif not name.endswith(".attn.v_bias") and not name.startswith("head."):
+    bare, found = _bare(weights), {}
+    for name, value in bare.items():
+        block, _, part = name.rpartition(".")
+        if part == "q_bias":
+            found[f"{block}.qkv.bias"] = torch.cat([value, torch.zeros_like(value), bare[f"{block}.v_bias"]])
+        elif part != "v_bias" and not name.startswith("head."):
             found[name] = value
     return found
-
-
-def weights_of(weights: Weights, name: str) -> Tensor:
-    """The tensor of that name, whatever stands before it."""
-    return _bare(weights)[name]
 
 
 def _bare(weights: Weights) -> dict[str, Tensor]:
