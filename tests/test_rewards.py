@@ -182,6 +182,8 @@ def test_a_floor_makes_stillness_lose_and_does_not_reward_more_than_the_floor():
     assert bare([still])[0] > bare([slow])[0] > bare([fast])[0]
     assert floored([slow, fast]) == pytest.approx(bare([slow, fast]))
     assert floored([still]) == pytest.approx([1 - PENALTY])
+    alone = view(x0=numbers(2))  # nothing to compare it with: no candidate is better or worse
+    assert floored([alone]) == bare([alone]) == ClipMin(Bytes(), Table())([alone]) == [0.0]
     with pytest.raises(ValueError, match="above 0"):
         Floored(bare, Motion(Bytes()), 0.0)
 

@@ -113,7 +113,7 @@ def _latent_reward(supplies: Supplies, values: Values) -> Reward:
     return reward_model.LatentReward(reward_model.load(folder), supplies.schedule, supplies.window)
 
 
-def _motion(supplies: Supplies, values: Values) -> Reward:
+def _motion(supplies: Supplies, values: Values) -> Motion:
     return Motion(None if values.get("of") == "latents" else supplies.see(values), supplies.window)
 
 

@@ -33,9 +33,10 @@ class ClipMin:
         return remembered(self.eyes, self.encoder, 1, memory, emission)
 
     def __call__(self, views: list[View]) -> list[float]:
-        """The least cosine of each clip; 0 where nothing is to be seen yet."""
+        """The least cosine of each clip; 0 where there is nothing to compare yet."""
         scores = []
         for d, view in zip(features_of(self.eyes, self.encoder, views, self.span), views, strict=True):
             guide = view.memory.newest[-1] if view.memory is not None and view.memory.newest else None
-            scores.append(float((d @ (d[0] if guide is None else guide)).min()) if len(d) else 0.0)
+            nothing = not len(d) or (len(d) == 1 and guide is None)
+            scores.append(0.0 if nothing else float((d @ (d[0] if guide is None else guide)).min()))
         return scores

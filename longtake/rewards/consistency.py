@@ -13,7 +13,7 @@ parts   both    Eq. 7
 
 Deviations. The paper's released code scores the newest picture against the last picture of whichever beam was visited
 last; here the sum runs over the clip and anchors belong to branches. A first clip has no anchor: its own first picture
-is it. A clip of one picture has no neighbours: its score is <d_a, d_1>.
+is it. A clip of one picture has no neighbours: its score is <d_a, d_1>, and 0 without an anchor.
 A frozen video scores 1: give it a motion floor (rewards/sums).
 """
 
@@ -70,7 +70,7 @@ class Consistency:
         return memory.newest[-1] if self.anchor == "moving" else memory.newest[0]
 
     def _score(self, d: Tensor, anchor: Tensor | None) -> float:
-        if not len(d):
+        if not len(d) or (len(d) == 1 and anchor is None):
             return 0.0
         anchor = d[0] if anchor is None else anchor
         if self.parts == "anchor" or len(d) == 1:

@@ -40,25 +40,29 @@ class Motion:
 
     def __call__(self, views: list[View]) -> list[float]:
         """A score a view, at least 0; 0 where fewer than two pictures are to be seen."""
+        return [value or 0.0 for value in self.measured(views)]
+
+    def measured(self, views: list[View]) -> list[float | None]:
+        """The same, with None where fewer than two pictures are to be seen."""
         if self.eyes is None:
             return [self._latents(view) for view in views]
         clips = self.eyes.look(views, self.span)
         return [self._pictures(clip, view) for clip, view in zip(clips, views, strict=True)]
 
-    def _pictures(self, clip: Tensor, view: View) -> float:
+    def _pictures(self, clip: Tensor, view: View) -> float | None:
         whole = self.span is None or len(view.clip) <= self.span
         if whole and view.memory is not None and view.memory.picture is not None and len(clip):
             clip = torch.cat([view.memory.picture[None].to(clip), clip])
         if len(clip) < 2:
-            return 0.0
+            return None
         return float((clip[1:].float() - clip[:-1].float()).abs().mean()) / 255
 
-    def _latents(self, view: View) -> float:
+    def _latents(self, view: View) -> float | None:
         clip = view.clip if self.span is None else view.clip[-self.span :]
         if len(clip) == len(view.clip):
             clip = (*view.before[-1:], *clip)
         if len(clip) < 2:
-            return 0.0
+            return None
         x = torch.stack(clip).float()
         size = float(x.square().mean().sqrt())
         return float((x[1:] - x[:-1]).square().mean().sqrt()) / size if size else 0.0

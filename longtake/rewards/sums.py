@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from longtake.core.rollout import Emission, Reward, View
+from longtake.rewards.motion import Motion
 
 PENALTY = 10.0
 
@@ -48,9 +49,9 @@ class Weighted:
 
 
 class Floored:
-    """A reward with a floor under motion, measured by `motion`."""
+    """A reward with a floor under motion, measured by `motion`. What cannot be measured yet loses nothing."""
 
-    def __init__(self, reward: Reward, motion: Reward, floor: float) -> None:
+    def __init__(self, reward: Reward, motion: Motion, floor: float) -> None:
         if not floor > 0:
             raise ValueError(f"motion.floor must be above 0, got {floor}")
         self.reward, self.motion, self.floor = reward, motion, floor
@@ -68,8 +69,9 @@ class Floored:
 
     def __call__(self, views: list[View]) -> list[float]:
         """The reward, less the penalty of clips that move too little."""
-        scores, moves = self.reward(_parts(views, 0)), self.motion(_parts(views, 1))
-        return [s - PENALTY * max(0.0, 1 - m / self.floor) for s, m in zip(scores, moves, strict=True)]
+        scores, moves = self.reward(_parts(views, 0)), self.motion.measured(_parts(views, 1))
+        missing = [0.0 if move is None else max(0.0, 1 - move / self.floor) for move in moves]
+        return [score - PENALTY * share for score, share in zip(scores, missing, strict=True)]
 
 
 def decodes_of(rewards: Sequence[Any]) -> int:
