@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,10 @@ from longtake.errors import UsageError
 from longtake.models import families, parts
 from longtake.models import folder as folders
 from longtake.models.load import load
+from longtake.models.tiny import tiny_wan, tiny_wan_image
+from longtake.models.tiny_cogvideox import tiny_cogvideox
+from longtake.models.tiny_own import tiny_latte, tiny_svd
+from longtake.models.tiny_skyreels import tiny_skyreels
 from tests.wan_cases import SIZE
 
 pytest_plugins = ("tests.wan_fixtures",)
@@ -33,7 +38,7 @@ def hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             raise FileNotFoundError("404. there is no such repository")
         home = tmp_path / "snapshot"
         for path in folder.rglob("*"):
-            if path.is_file() and any(path.match(pattern) for pattern in allow_patterns):
+            if path.is_file() and any(fnmatch(str(path.relative_to(folder)), pattern) for pattern in allow_patterns):
                 place = home / path.relative_to(folder)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(path, place)
@@ -46,8 +51,9 @@ def hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_plan_fetches_json_alone_and_loading_fetches_safetensors(hub):
     asked, home = hub
     facts = look_up(Request("a dog", HUB, size=SIZE))
-    assert asked == [(HUB, ("*.json",))]
-    assert {path.suffix for path in home.rglob("*") if path.is_file()} == {".json"}
+    assert asked == [(HUB, folders.JSON)]
+    fetched = {path.name for path in home.rglob("*") if path.is_file()}
+    assert fetched == {"model_index.json", "config.json", "scheduler_config.json"}
     assert (facts.name, facts.source, facts.window, facts.channels, facts.factor) == (HUB, HUB, 21, 6, 8)
     model = load(HUB, size=SIZE)
     assert asked[1:] == [(HUB, folders.PATTERNS)] and not any(
@@ -55,6 +61,34 @@ def test_a_plan_fetches_json_alone_and_loading_fetches_safetensors(hub):
     )
     can = model.denoiser.can
     assert (can.window, can.latent_shape) == (facts.window, facts.shape(facts.size))
+
+
+MAKE = {
+    "wan, two experts": lambda: tiny_wan(boundary=0.7),
+    "wan from a picture": tiny_wan_image,
+    "skyreels": tiny_skyreels,
+    "cogvideox": tiny_cogvideox,
+    "latte": tiny_latte,
+    "svd": tiny_svd,
+}
+
+
+@pytest.mark.parametrize("name", list(MAKE))
+def test_configurations_alone_tell_what_a_whole_folder_tells(name: str, tmp_path, monkeypatch):
+    MAKE[name]().save_pretrained(tmp_path / "whole", safe_serialization=True)
+    options = families.LoadOptions(size=(48, 32))
+    whole = families.facts(parts.source_of(tmp_path / "whole"), options)
+
+    def snapshot_download(repo: str, allow_patterns: list[str]) -> str:
+        for path in (tmp_path / "whole").rglob("*"):
+            relative = path.relative_to(tmp_path / "whole")
+            if path.is_file() and any(fnmatch(str(relative), pattern) for pattern in allow_patterns):
+                (tmp_path / "json" / relative).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, tmp_path / "json" / relative)
+        return str(tmp_path / "json")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert families.facts(parts.source_of("owner/model", weights=False), options) == whole
 
 
 def test_a_family_s_bare_name_is_its_checkpoint(hub, monkeypatch):
@@ -66,7 +100,7 @@ def test_a_family_s_bare_name_is_its_checkpoint(hub, monkeypatch):
             continue
         with pytest.raises(UsageError, match="could be fetched"):
             look_up(Request("a dog", family.name))
-        assert asked[-1] == (family.hub, ("*.json",))
+        assert asked[-1] == (family.hub, folders.JSON)
     with pytest.raises(UsageError, match=r"'nobody/nothing' is neither a folder here nor a model .*: 404"):
         load("nobody/nothing")
 

@@ -164,11 +164,18 @@ def test_plain_from_a_picture_is_the_stock_pipeline(last: bool, image):
         return
     pictures = model.denoiser.wiring.pictures
     pictures.open_with(picture(1), SIZE)
-    pictures.end_with(picture(2) if last else None, SIZE)
+    if last:
+        model.end_with(picture(2))
     want = stock(image, model, image=picture(1), **({"last_image": picture(2)} if last else {}))
     assert relative(plain(model), want) <= 1e-4
     pictures.open_with(picture(3), SIZE)
     assert relative(plain(model), want) > 1e-2
+
+
+def test_only_some_can_end_with_a_picture():
+    for pipe in (tiny_wan(), tiny_wan_image(clip=True)):
+        with pytest.raises(UsageError, match="cannot end with a picture"):
+            of(pipe).end_with(picture(1))
 
 
 def test_a_known_first_row_is_a_picture(image):

@@ -18,7 +18,8 @@ from longtake.errors import UsageError
 
 PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
 WEIGHTED = PARTS[:3]
-JSON = ("*.json",)
+JSON = ("model_index.json", "longtake.json", "*/config.json", "*/scheduler_config.json")
+"""What a plan reads: configurations, not the megabytes of a tokenizer."""
 PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "README.md")
 WHOLE = 64 << 20  # files up to this size are hashed whole
 SAMPLE = 1 << 20

@@ -135,3 +135,15 @@ class Model:
             self.denoiser.prepare(prompts)
             if release:
                 self.denoiser.release_text_encoder()
+
+    def end_with(self, picture: Any) -> None:
+        """End every window with this picture (PIL, None: no more). UsageError if the model cannot (`can.last_image`).
+
+        It is not part of a run's state: a run that goes on has to be told again.
+        """
+        end = getattr(self.denoiser, "end_with", None)
+        if not self.denoiser.can.last_image or end is None:
+            raise UsageError(
+                f"{self.name} cannot end with a picture; use one that can (Wan 2.2 I2V-A14B, Wan 2.1 FLF2V)"
+            )
+        end(picture, self.size)

@@ -37,6 +37,8 @@ class Pictures(Protocol):
         """(channels (F, D, H, W) to append to the rows, image embedding (N, L, E) or None) of one window."""
         ...
 
+    def end_with(self, picture: Any, size: tuple[int, int]) -> None: ...
+
 
 @dataclass(frozen=True)
 class Low:
@@ -110,6 +112,12 @@ class WanDenoiser:
         self.text.release()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+    def end_with(self, picture: Any, size: tuple[int, int]) -> None:
+        """The picture (PIL, None: none) that windows end with, scaled to (width, height)."""
+        if self.wiring.pictures is None:
+            raise ValueError("this network takes no pictures by channels")
+        self.wiring.pictures.end_with(picture, size)
 
     def __call__(
         self, x: Float[Tensor, "B F C H W"], levels: Int[Tensor, "B F"], cond: Sequence[Cond]
