@@ -15,7 +15,6 @@ import argparse
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch

@@ -43,7 +43,7 @@ def passes(model: Any, prompt: str, seed: int, num: int) -> tuple[Passed, list[T
     rollout = Fifo(can.latent_shape, schedule, solver, can.window)
     engine, seen, done = Engine(model.denoiser), {}, []
     state = engine.drive(rollout.init(seed, Timeline.of(prompt)))
-    for state, emission in stream(rollout, engine, state, num):  # noqa: B007
+    for state, emission in stream(rollout, engine, state, num):
         done.extend(emission.latents)
         for row in state.queue.rows:
             if row.seen and row.memory.x0s and row.level:
