@@ -1,5 +1,7 @@
 """Directing runs: extend, reroll, takes, sound and stories, by the commands themselves on a tiny random network."""
 
+# ruff: noqa: F811 (fixtures come from another file of tests)
+
 from __future__ import annotations
 
 import json
@@ -40,7 +42,7 @@ def count(folder: Path | str) -> int:
     return sum(1 for _ in read_frames(Path(folder) / "video.mp4"))
 
 
-def _run(folder: Path, tiny: Path, frames: int, method: str) -> Path:  # noqa: F811
+def _run(folder: Path, tiny: Path, frames: int, method: str) -> Path:
     arguments = ["generate", PROMPT, "--model", str(tiny), "--seed", "5", "--frames", str(frames), "--out", str(folder)]
     with pytest.raises(SystemExit) as stop:
         main([*arguments, "--method", method, "-q"])
@@ -49,7 +51,7 @@ def _run(folder: Path, tiny: Path, frames: int, method: str) -> Path:  # noqa: F
 
 
 @pytest.fixture(scope="module", params=["fifo", "chunk"])
-def run(request: Any, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+def run(request: Any, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """81 frames and the same made at once to 117, by a method that prunes its end and one that overruns it."""
     folder = tmp_path_factory.mktemp(request.param)
     _run(folder / "long", tiny, 117, request.param)
@@ -73,7 +75,7 @@ def _content(folder: Path) -> dict[str, bytes]:
 # -- extend ----------------------------------------------------------------------------------------------------------
 
 
-def test_extended_is_as_if_asked_for_at_once(cli: Any, run: Path, copy: Path) -> None:  # noqa: F811
+def test_extended_is_as_if_asked_for_at_once(cli: Any, run: Path, copy: Path) -> None:
     said = cli("extend", "run", "--frames", 36, "--format", "json")
     assert said.code == 0 and said.json["frames"] == 117 == count(copy)
     long = run.parent / "long"
@@ -83,7 +85,7 @@ def test_extended_is_as_if_asked_for_at_once(cli: Any, run: Path, copy: Path) ->
     assert ends[0]["sha256"] == ends[1]["sha256"] and ends[0]["nfe"] == ends[1]["nfe"]
 
 
-def test_extended_under_another_prompt(cli: Any, run: Path, copy: Path) -> None:  # noqa: F811
+def test_extended_under_another_prompt(cli: Any, run: Path, copy: Path) -> None:
     said = cli("extend", "run", "--frames", 48, OTHER, "--format", "json")
     assert said.code == 0 and said.json["frames"] == 129 and "seen from" in said.err
     kept = len([span for span in spans(run) if span[0][1] <= 21])  # the film ends with latent 20
@@ -105,10 +107,14 @@ def test_extended_under_another_prompt(cli: Any, run: Path, copy: Path) -> None:
     assert cli("resume", "again").code == 0 and hashes(again) == hashes(copy)
 
 
+def _begun(arguments: list[str]) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
+    command = [sys.executable, "-m", "longtake.apps.cli", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+
+
 def _stopped_in(arguments: list[str], folder: Path, lines: int) -> int:
-    process = subprocess.Popen([sys.executable, "-m", "longtake.apps.cli", *arguments], stderr=subprocess.DEVNULL,
-                               stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1",
-                                                               "PYTHONPATH": str(Path(__file__).parent.parent)})  # fmt: skip
+    process = _begun(arguments)
     started = (folder / "FINISHED").exists()
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
@@ -145,20 +151,19 @@ def _stopped_in(arguments: list[str], folder: Path, lines: int) -> int:
     ],
     ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else "",
 )
-def test_mistakes_change_nothing(cli: Any, copy: Path, arguments: list[str], words: str) -> None:  # noqa: F811
-    if "fifo" in str(arguments) or copy.exists():
-        before = _content(copy)
-        said: Said = cli(*arguments)
-        assert said.code == 2 and words in said.err and said.out == ""
-        assert len([line for line in said.err.splitlines() if line.startswith("longtake:")]) == 1
-        assert "Traceback" not in said.err
-        assert _content(copy) == before and not (copy / "takes").exists()
+def test_mistakes_change_nothing(cli: Any, copy: Path, arguments: list[str], words: str) -> None:
+    before = _content(copy)
+    said: Said = cli(*arguments)
+    assert said.code == 2 and words in said.err and said.out == ""
+    assert len([line for line in said.err.splitlines() if line.startswith("longtake:")]) == 1
+    assert "Traceback" not in said.err
+    assert _content(copy) == before and not (copy / "takes").exists()
 
 
 # -- reroll ----------------------------------------------------------------------------------------------------------
 
 
-def test_another_seed_from_a_moment(cli: Any, run: Path, copy: Path) -> None:  # noqa: F811
+def test_another_seed_from_a_moment(cli: Any, run: Path, copy: Path) -> None:
     before = _content(copy)
     said = cli("reroll", "run", "--from", "3s", "--seed", 9, "--format", "json")
     assert said.code == 0 and said.json["run"].endswith("1") and said.json["frames"] == 81
@@ -180,7 +185,7 @@ def test_another_seed_from_a_moment(cli: Any, run: Path, copy: Path) -> None:  #
     assert "not_bit_exact" not in settings
 
 
-def test_only_the_words_change(cli: Any, run: Path, copy: Path) -> None:  # noqa: F811
+def test_only_the_words_change(cli: Any, run: Path, copy: Path) -> None:
     same = cli("reroll", "run", "--from", "3s", "--prompt", PROMPT, "--format", "json")
     assert hashes(same.json["run"]) == hashes(run)  # the noise stays: the same words make the same film
     said = cli("reroll", "run", "--from", "3s", "--prompt", OTHER, "--format", "json")
@@ -189,7 +194,7 @@ def test_only_the_words_change(cli: Any, run: Path, copy: Path) -> None:  # noqa
     assert hashes(said.json["run"])[-1] != hashes(run)[-1] and "seen from" in said.err
 
 
-def test_another_method_from_a_moment(cli: Any, run: Path, copy: Path) -> None:  # noqa: F811
+def test_another_method_from_a_moment(cli: Any, run: Path, copy: Path) -> None:
     method = "fifo" if "chunk" in str(run) else "chunk"
     said = cli("reroll", "run", "--from", "3s", "--method", method, "--seed", 1, "--format", "json")
     assert said.code == 0 and said.json["method"] == method and said.json["frames"] == 81 == count(said.json["run"])
@@ -206,12 +211,10 @@ def test_another_method_from_a_moment(cli: Any, run: Path, copy: Path) -> None: 
     assert "snapshots are gone" in cli("reroll", take, "--from", "0.5s", "--seed", 3).err
 
 
-def test_a_reroll_is_killed_and_goes_on(cli: Any, tiny: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_reroll_is_killed_and_goes_on(cli: Any, tiny: Path, tmp_path: Path) -> None:
     copy = _run(tmp_path / "run", tiny, 81, "fifo")
     whole = cli("reroll", "run", "--from", "2s", "--seed", 9, "--format", "json").json["run"]
-    arguments = [sys.executable, "-m", "longtake.apps.cli", "reroll", "run", "--from", "2s", "--seed", "9"]
-    process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env={
-        **os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)})  # fmt: skip
+    process = _begun(["reroll", "run", "--from", "2s", "--seed", "9"])
     take = copy / "takes" / "2"
     while process.poll() is None and not (take.exists() and len(hashes(take)) >= 10):
         time.sleep(0.002)
@@ -224,7 +227,7 @@ def test_a_reroll_is_killed_and_goes_on(cli: Any, tiny: Path, tmp_path: Path) ->
 # -- takes -----------------------------------------------------------------------------------------------------------
 
 
-def test_takes_are_made_listed_and_used(cli: Any, run: Path, copy: Path) -> None:  # noqa: F811
+def test_takes_are_made_listed_and_used(cli: Any, run: Path, copy: Path) -> None:
     said = cli("takes", "run", "--num", 3, "--seconds", 2, "--format", "json")
     assert said.code == 0 and [row["take"] for row in said.json] == [1, 2, 3]
     assert all(row["frames"] == 81 + 24 and row["finished"] and row["score"] is not None for row in said.json)
@@ -255,7 +258,7 @@ def test_a_change_of_places_that_is_cut_off_is_finished(
     run: Path,
     copy: Path,
     monkeypatch: pytest.MonkeyPatch,
-    nth: int,  # noqa: F811
+    nth: int,
 ) -> None:
     cli("takes", "run", "--num", 1, "--seconds", 1)
     new, old = hashes(copy / "takes" / "1"), hashes(run)
@@ -293,7 +296,7 @@ def test_a_change_of_places_that_is_cut_off_is_finished(
      {"take": 1, "kept": 2, "keep": [], "move": ["../../victim"], "drop": []},
      {"take": 1, "kept": 2, "keep": [], "move": [], "drop": ["/etc/passwd"]}],
 )  # fmt: skip
-def test_a_forged_journal_moves_nothing(cli: Any, copy: Path, tmp_path: Path, journal: Any) -> None:  # noqa: F811
+def test_a_forged_journal_moves_nothing(cli: Any, copy: Path, tmp_path: Path, journal: Any) -> None:
     (tmp_path / "victim").write_text("here")
     (copy / JOURNAL).write_text(json.dumps(journal))
     said = cli("resume", "run")
@@ -320,7 +323,7 @@ def _heard(path: Path) -> tuple[np.ndarray, float]:
 
 
 @pytest.mark.parametrize("seconds", [3.0, 30.0])
-def test_sound_goes_along(cli: Any, tiny: Path, tmp_path: Path, seconds: float) -> None:  # noqa: F811
+def test_sound_goes_along(cli: Any, tiny: Path, tmp_path: Path, seconds: float) -> None:
     _tone(tmp_path / "tone.wav", seconds)
     arguments = ("--method", "fifo", "--audio", "tone.wav")
     made = make(cli, tiny, "--frames", 70, "--out", "sung", *arguments)
@@ -340,7 +343,7 @@ def test_sound_goes_along(cli: Any, tiny: Path, tmp_path: Path, seconds: float) 
     assert len(carried) == len(whole) and np.array_equal(carried, whole)
 
 
-def test_sound_that_is_none(cli: Any, tiny: Path, copy: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_sound_that_is_none(cli: Any, tiny: Path, copy: Path, tmp_path: Path) -> None:
     (tmp_path / "text.wav").write_text("la la la")
     for name, words in (
         ("text.wav", "no file with sound"),
@@ -351,7 +354,7 @@ def test_sound_that_is_none(cli: Any, tiny: Path, copy: Path, tmp_path: Path) ->
         assert said.code == 2 and words in said.err and not (tmp_path / "new").exists()
 
 
-def test_a_video_tells_how_it_was_made(cli: Any, tiny: Path, run: Path, copy: Path) -> None:  # noqa: F811
+def test_a_video_tells_how_it_was_made(cli: Any, tiny: Path, run: Path, copy: Path) -> None:
     story = json.loads(probe(copy / "video.mp4").comment or "")["longtake"]
     assert story["prompt"] == PROMPT and story["seed"] == 5 and story["frames"] == 81
     assert not [value for value in story.values() if isinstance(value, str) and value.startswith("/")]
@@ -371,7 +374,7 @@ def test_a_video_tells_how_it_was_made(cli: Any, tiny: Path, run: Path, copy: Pa
     assert cli("generate", "--from", "missing.mp4").code == 2
 
 
-def test_other_weights_and_other_versions(cli: Any, tiny: Path, copy: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_other_weights_and_other_versions(cli: Any, tiny: Path, copy: Path, tmp_path: Path) -> None:
     content = json.loads((copy / "run.json").read_text())
     (copy / "FINISHED").unlink()
     video = (copy / "video.mp4").read_bytes()

@@ -1,5 +1,7 @@
 """The walk-through of docs/runs.md: every command on the page, in order, on the embedded model."""
 
+# ruff: noqa: F811 (fixtures come from another file of tests)
+
 from __future__ import annotations
 
 import json
@@ -28,7 +30,7 @@ def _prompts(folder: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_every_command_of_the_page(cli: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_every_command_of_the_page(cli: Any, tmp_path: Path) -> None:
     commands = [line for block in _blocks("sh") for line in block.splitlines()]
     assert len(commands) >= 14 and all(line.startswith("longtake ") for line in commands)
     (tmp_path / "jobs.jsonl").write_text(_blocks("jsonl")[0])

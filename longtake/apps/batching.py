@@ -68,7 +68,7 @@ def run_batch(file: Path, console: Console) -> None:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise UsageError(f"{file} is being made by another longtake; wait for it or stop it") from error
-    with lock:
+    try:
         entries = {work.entry.line: work.entry for work in jobs}
         known = {(entry.line, entry.job): entry for entry in _known(manifest)}
         entries = {line: known.get((line, entry.job), entry) for line, entry in entries.items()}
@@ -76,6 +76,8 @@ def run_batch(file: Path, console: Console) -> None:
                    if entries[work.entry.line].status != "done"]  # fmt: skip
         console.note(f"{len(jobs)} jobs, {len(jobs) - len(waiting)} done before")
         _play_all(waiting, entries, manifest, console)
+    finally:
+        lock.release()
     failed = [entry for entry in entries.values() if entry.status == "failed"]
     for entry in failed:
         console.warn(f"line {entry.line} failed: {entry.error}")

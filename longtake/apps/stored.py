@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import types
 from dataclasses import MISSING, fields
 from fractions import Fraction
@@ -47,6 +46,8 @@ def named(settings: Any) -> None:
     from longtake.apps.tables import method, parse_sets
     from longtake.core.solvers import RULES
 
+    if any(isinstance(value, (list, dict)) for value in settings.parameters.values()):
+        raise UsageError("run.json has parameters of a method that are lists; it was changed")
     try:
         row = method(settings.method)
         if settings.solver is not None:
@@ -54,7 +55,7 @@ def named(settings: Any) -> None:
         parse_sets(sets_of(settings), row, search_parameters(settings.search))
         Fraction(settings.fps)
     except (UsageError, ValueError, ZeroDivisionError) as error:
-        raise UsageError(f"run.json is of another longtake, or was changed: {error}") from error
+        raise UsageError(f"run.json is of another longtake, or was changed: {str(error)[:300]}") from error
     if not 0 < Fraction(settings.fps) <= 240:
         raise UsageError(f"run.json has fps {shown(settings.fps)}, which cannot be; it was changed")
 
@@ -85,7 +86,7 @@ def within(name: str, value: Any) -> None:
             raise UsageError(f"run.json has a {name!r} of {len(value)} characters that cannot be; it was changed")
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         low, high = BOUNDS.get(name, (-(2.0**63), 2.0**63))
-        if not (math.isfinite(value) and low <= value <= high):
+        if not low <= value <= high:  # nor for what is no number
             raise UsageError(f"run.json has {name!r} = {shown(value)}, allowed are {low:g} to {high:g}; it was changed")
 
 
