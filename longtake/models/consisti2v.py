@@ -19,7 +19,8 @@ Cost: a window is two evaluations with guidance, three with `guidance_image`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,7 @@ from longtake.models.adapt import adapted, check_options, waiting
 from longtake.models.consisti2v_unet import ConsistConfig, ConsistUNet
 from longtake.models.families import LoadOptions, Model, ModelFacts, Source
 from longtake.models.frame_codec import FrameCodec
+from longtake.models.opensora_longer import Mix, mix_of
 from longtake.models.opensora_rows import (
     Inputs,
     RowDenoiser,
@@ -66,6 +68,8 @@ BETAS = {
     "steps_offset": 1,
 }  # fmt: skip
 """A straight line of betas, not of their roots as Stable Diffusion has it; times 981, 961, ..., 1."""
+LATE = 200.0
+"""FreePCA's bound: the training time with the noise that VideoCrafter2 has at 250."""
 FILE_NAMES = {
     "channels": "block_out_channels", "layers": "layers_per_block", "heads": "attention_head_dim",
     "temporal_heads": "n_temp_heads", "context": "cross_attention_dim", "groups": "norm_num_groups",
@@ -76,12 +80,15 @@ FILE_NAMES = {
 class _Network:
     """The network, told a frame stride."""
 
-    run: Callable[..., Tensor]
+    run: Worker
     stride: float
+    mix: Mix | None = None
 
     def __call__(self, inputs: Inputs) -> Tensor:
         stride = torch.full((len(inputs.x),), self.stride, device=inputs.x.device)
-        return self.run(inputs.x, inputs.times, inputs.text, stride)
+        size = inputs.x.shape[3], inputs.x.shape[4]
+        with self.mix(self.run.module, inputs.times, size) if self.mix else nullcontext():
+            return self.run(inputs.x, inputs.times, inputs.text, stride)
 
 
 class ConsistTexts:
@@ -183,7 +190,7 @@ def facts(source: Source, options: LoadOptions) -> ModelFacts:
         raise UsageError(f"guidance_image must be at least 1 (1: no guidance), got {usual['guidance_image']}")
     return ModelFacts(
         family="consisti2v",
-        window=window_of(usual, "consisti2v"),
+        window=_mixed(options, usual)[1],
         channels=config.in_channels,
         factor=factor,
         fps=usual["fps"],
@@ -220,7 +227,8 @@ def load_family(source: Source, options: LoadOptions) -> Model:
         known.window, (known.channels, height // known.factor, width // known.factor), "own", image_first=True,
         image_only=True, temporal_compression=1, first_is_image=False,
     )  # fmt: skip
-    adapter, texts = _Network(worker, float(usual["frame_stride"])), ConsistTexts(cache, options.negative_prompt)
+    adapter = _Network(worker, float(usual["frame_stride"]), _mixed(options, usual)[0])
+    texts = ConsistTexts(cache, options.negative_prompt)
     schedule, image = schedule_of(steps), float(usual["guidance_image"])
     denoiser = ConsistDenoiser(adapter, worker, texts, schedule, can, guidance, image)
     model = Model(
@@ -241,6 +249,10 @@ def load_family(source: Source, options: LoadOptions) -> Model:
         license=shared.license_of(source),
     )
     return adapted(model, options, (network,), CogVideoXPipeline)
+
+
+def _mixed(options: LoadOptions, usual: Mapping[str, Any]) -> tuple[Mix | None, int]:
+    return mix_of(options.extras, window_of(usual, "consisti2v"), LATE, options.compile)
 
 
 def network_of(source: Source) -> ConsistUNet:

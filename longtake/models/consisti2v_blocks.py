@@ -16,6 +16,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from longtake.models.opensora_longer import OverTime
+
 Pictures = Float[Tensor, "BF C h w"]
 Tokens = Float[Tensor, "N L C"]
 
@@ -56,12 +58,15 @@ class Attention(nn.Module):
 
     def attend(self, query: Tokens, key: Tokens, value: Tokens) -> Tokens:
         """Attention from projected queries, keys and values, and the projection out."""
+        return self.to_out[0](self.read(query, key, value))
+
+    def read(self, query: Tokens, key: Tokens, value: Tokens, mask: Tensor | None = None) -> Tokens:
+        """What is read from projected queries, keys and values; `mask` is true where a query may read."""
         heads = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value))
-        out = functional.scaled_dot_product_attention(*heads)
-        return self.to_out[0](out.transpose(1, 2).flatten(2))
+        return functional.scaled_dot_product_attention(*heads, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
-class FrameAttention(Attention):
+class FrameAttention(Attention, OverTime):
     """Attention along time with rotary positions on the first half of the channels, before the split into heads."""
 
     def __init__(self, width: int, context: int, heads: int) -> None:
@@ -144,13 +149,18 @@ class TemporalTransformer(nn.Module):
         return _blended(self.alpha, x, x + out.transpose(1, 2).unflatten(2, x.shape[2:]))
 
     def _over_frames(self, attention: FrameAttention, normed: Tokens, size: torch.Size) -> Tokens:
-        # the neighbours stand at position 0, where turning changes nothing
         first = normed[:, 0].unflatten(0, (-1, *size)).movedim(-1, 1)
         near = neighbours(first).flatten(0, 1)
-        query = attention.turned(attention.to_q(normed))
-        key = torch.cat([attention.turned(attention.to_k(normed)), attention.to_k(near)], dim=1)
-        value = torch.cat([attention.to_v(normed), attention.to_v(near)], dim=1)
-        return attention.attend(query, key, value)
+
+        def read(part: Tokens, mask: Tensor | None = None, sharpen: float = 1.0) -> Tokens:
+            # the neighbours stand at position 0, where turning changes nothing, and may always be read
+            query = sharpen * attention.turned(attention.to_q(part))
+            key = torch.cat([attention.turned(attention.to_k(part)), attention.to_k(near)], dim=1)
+            value = torch.cat([attention.to_v(part), attention.to_v(near)], dim=1)
+            mask = None if mask is None else functional.pad(mask, (0, near.shape[1]), value=True)
+            return attention.read(query, key, value, mask)
+
+        return attention.to_out[0](attention.looked(read, normed))
 
 
 def neighbours(picture: Float[Tensor, "B C h w"]) -> Float[Tensor, "B S 8 C"]:

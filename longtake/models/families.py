@@ -143,11 +143,11 @@ FAMILIES: dict[str, Family] = {
             "consisti2v",
             "longtake.models.consisti2v",
             keys=("frame_stride", "guidance_image"),
-            options=(),
+            options=("freelong", "freepca"),
             adapts=True,
             per_row_levels="own",
         ),
-        Family("open-sora", "longtake.models.opensora", options=(), adapts=True),
+        Family("open-sora", "longtake.models.opensora", options=("freelong", "freepca"), adapts=True),
         Family("open-sora-plan", "longtake.models.opensoraplan", options=(), adapts=True, per_row_levels="own"),
     )
 }

@@ -15,7 +15,8 @@ clean first row; the release's edit ratios between 0 and 1 are not offered.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,7 @@ from longtake.models import parts as shared
 from longtake.models.adapt import adapted, check_options, waiting
 from longtake.models.families import LoadOptions, Model, ModelFacts, Source
 from longtake.models.opensora_codec import GroupCodec
+from longtake.models.opensora_longer import LATE_RATIO, Mix, mix_of
 from longtake.models.opensora_rows import Inputs, RowDenoiser, Worker, config_of, load_own, window_of
 from longtake.models.opensora_stdit import STDiT3, STDiT3Config
 from longtake.models.opensora_text import OpenSoraTexts, scored, tokens_encode
@@ -52,13 +54,16 @@ PICTURE_FPS = 120.0  # what the network is told of a single picture
 class _Network:
     """The network, told a frame rate."""
 
-    run: Callable[..., Tensor]
+    run: Worker
     fps: float
+    mix: Mix | None = None
 
     def __call__(self, inputs: Inputs) -> Tensor:
         rate = PICTURE_FPS if inputs.x.shape[1] == 1 else self.fps
         fps = torch.full((len(inputs.x),), rate, device=inputs.x.device)
-        return self.run(inputs.x, inputs.times, inputs.text, inputs.mask, fps)
+        grid = -(-inputs.x.shape[3] // 2), -(-inputs.x.shape[4] // 2)
+        with self.mix(self.run.module, inputs.times, grid) if self.mix else nullcontext():
+            return self.run(inputs.x, inputs.times, inputs.text, inputs.mask, fps)
 
 
 def warp(time: float, ratio: float) -> float:
@@ -86,7 +91,7 @@ def facts(source: Source, options: LoadOptions) -> ModelFacts:
     usual = shared.usual(USUAL, source)
     return ModelFacts(
         family="open-sora",
-        window=window_of(usual, "open-sora"),
+        window=_mixed(options, usual)[1],
         channels=CHANNELS,
         factor=FACTOR,
         fps=usual["fps"],
@@ -109,7 +114,7 @@ def load_family(source: Source, options: LoadOptions) -> Model:
     network = load_own(lambda: network_of(source), source, "transformer", rest, kind)
     vae = load_own(lambda: vae_of(source), source, "vae", rest, torch.float32)
     steps = int(pick(options.num_steps, known.steps))
-    schedule = schedule_of(steps, height, width, _warped_latents(known.window))
+    schedule = schedule_of(steps, height, width, _warped_latents(window_of(usual, "open-sora")))
     tokenizer = load_part(AutoTokenizer, source.path("tokenizer"), source.folder)
     cache = PromptCache(
         tokens_encode(tokenizer, int(usual["max_sequence_length"]), scored),
@@ -121,7 +126,8 @@ def load_family(source: Source, options: LoadOptions) -> Model:
     can = Capabilities(
         known.window, (CHANNELS, height // FACTOR, width // FACTOR), image_first=True, latent_group=MICRO_LATENTS
     )
-    denoiser = RowDenoiser(_Network(worker, float(known.fps)), worker, texts, schedule, can, guidance, "velocity")
+    adapter = _Network(worker, float(known.fps), _mixed(options, usual)[0])
+    denoiser = RowDenoiser(adapter, worker, texts, schedule, can, guidance, "velocity")
     model = Model(
         name=source.name,
         family="open-sora",
@@ -140,6 +146,12 @@ def load_family(source: Source, options: LoadOptions) -> Model:
         license=shared.license_of(source),
     )
     return adapted(model, options, (network,), CogVideoXPipeline)
+
+
+def _mixed(options: LoadOptions, usual: Mapping[str, Any]) -> tuple[Mix | None, int]:
+    # the noise that bounds FreePCA, as a time: sigma = ratio (1 - sigma)
+    late = 1000 * LATE_RATIO / (1 + LATE_RATIO)
+    return mix_of(options.extras, window_of(usual, "open-sora"), late, options.compile)
 
 
 def _warped_latents(window: int) -> int:

@@ -19,6 +19,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from longtake.models.opensora_longer import OverTime
+
 
 @dataclass(frozen=True)
 class STDiT3Config:
@@ -51,7 +53,7 @@ class STDiT3(nn.Module):
         self.y_embedder = _Captions(config)
         hidden = int(width * config.mlp_ratio)
         self.spatial_blocks = nn.ModuleList(_Block(width, config.num_heads, hidden) for _ in range(config.depth))
-        self.temporal_blocks = nn.ModuleList(_Block(width, config.num_heads, hidden) for _ in range(config.depth))
+        self.temporal_blocks = nn.ModuleList(_Block(width, config.num_heads, hidden, True) for _ in range(config.depth))
         self.final_layer = _Final(width, config.out_channels * config.patch_size[1] * config.patch_size[2])
 
     @property
@@ -77,10 +79,9 @@ class STDiT3(nn.Module):
         modulation = self.t_block(embedded).unflatten(-1, (6, -1))
         y = self.y_embedder(text.to(dtype))
         allowed = mask[:, None, None, :]
-        turn = self.rope(tokens.shape[1], tokens.device)
         for spatial, temporal in zip(self.spatial_blocks, self.temporal_blocks, strict=True):
             tokens = spatial(tokens, modulation, y, allowed, None)
-            tokens = temporal(tokens, modulation, y, allowed, turn)
+            tokens = temporal(tokens, modulation, y, allowed, self.rope)
         out = self.final_layer(tokens, embedded)
         return self._unpatched(out, grid)[:, :, : self.config.in_channels, :height, :width]
 
@@ -206,13 +207,30 @@ class _Attention(nn.Module):
         self.k_norm = _RMSNorm(width // heads)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Float[Tensor, "N L C"], turn: tuple[Tensor, Tensor] | None) -> Float[Tensor, "N L C"]:
+    def forward(self, x: Float[Tensor, "N L C"], rope: _Rotary | None) -> Float[Tensor, "N L C"]:
+        return self.proj(self.read(x, rope))
+
+    def read(
+        self, x: Float[Tensor, "N L C"], rope: _Rotary | None, mask: Tensor | None = None, sharpen: float = 1.0
+    ) -> Float[Tensor, "N L C"]:
+        """What is read, before the projection; `mask` is true where a token may read, `sharpen` scales queries."""
         query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         query, key = self.q_norm(query), self.k_norm(key)
-        if turn is not None:
+        if rope is not None:
+            turn = rope(x.shape[1], x.device)
             query, key = _turned(query, turn), _turned(key, turn)
-        out = functional.scaled_dot_product_attention(query, key, value)
-        return self.proj(out.transpose(1, 2).flatten(2))
+        out = functional.scaled_dot_product_attention(sharpen * query, key, value, attn_mask=mask)
+        return out.transpose(1, 2).flatten(2)
+
+
+class _TimeAttention(_Attention, OverTime):
+    """Along the frames at a place."""
+
+    def forward(self, x: Float[Tensor, "N T C"], rope: _Rotary | None) -> Float[Tensor, "N T C"]:
+        def read(part: Tensor, mask: Tensor | None = None, sharpen: float = 1.0) -> Tensor:
+            return self.read(part, rope, mask, sharpen)
+
+        return self.proj(self.looked(read, x))
 
 
 class _CrossAttention(nn.Module):
@@ -233,12 +251,12 @@ class _CrossAttention(nn.Module):
 
 
 class _Block(nn.Module):
-    """One block; with `turn` (rotations of the T frames) it attends along time, without along space."""
+    """One block; with `rope` (rotations by place in time) it attends along time, without along space."""
 
-    def __init__(self, width: int, heads: int, hidden: int) -> None:
+    def __init__(self, width: int, heads: int, hidden: int, over_time: bool = False) -> None:
         super().__init__()
         self.scale_shift_table = nn.Parameter(torch.randn(6, width) / width**0.5)
-        self.attn = _Attention(width, heads)
+        self.attn = (_TimeAttention if over_time else _Attention)(width, heads)
         self.cross_attn = _CrossAttention(width, heads)
         self.mlp = _Mlp(width, hidden, width)
 
@@ -248,16 +266,16 @@ class _Block(nn.Module):
         modulation: Float[Tensor, "B T 6 C"],
         y: Float[Tensor, "B L C"],
         allowed: Tensor,
-        turn: tuple[Tensor, Tensor] | None,
+        rope: _Rotary | None,
     ) -> Float[Tensor, "B T S C"]:
         parts = (self.scale_shift_table + modulation)[:, :, None].unbind(3)
         shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = parts
         normed = _norm(x) * (1 + scale) + shift
-        if turn is None:
+        if rope is None:
             mixed = self.attn(normed.flatten(0, 1), None).unflatten(0, x.shape[:2])
         else:
             across = normed.transpose(1, 2)
-            mixed = self.attn(across.flatten(0, 1), turn).unflatten(0, across.shape[:2]).transpose(1, 2)
+            mixed = self.attn(across.flatten(0, 1), rope).unflatten(0, across.shape[:2]).transpose(1, 2)
         x = x + gate * mixed
         x = x + self.cross_attn(x.flatten(1, 2), y, allowed).unflatten(1, x.shape[1:3])
         return x + gate_mlp * self.mlp(_norm(x) * (1 + scale_mlp) + shift_mlp)
