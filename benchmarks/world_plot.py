@@ -54,7 +54,7 @@ def _panel(panel: Panel, step: float, colour: dict[str, str]) -> str:
              f'<path d="M{LEFT} {TOP}V{bottom}H{WIDE}" fill="none" stroke="#999"/>']  # fmt: skip
     for value in (low, (low + high) / 2, high):
         y = float(at(0, value).split(",")[1])
-        parts.append(f'<text x="{LEFT - 5}" y="{y + 4:.1f}" font-size="10" text-anchor="end">{value:.3g}</text>')
+        parts.append(f'<text x="{LEFT - 5}" y="{y + 4:.1f}" font-size="10" text-anchor="end">{value:.2f}</text>')
     for share in (0, 0.5, 1):
         x = LEFT + share * (WIDE - LEFT)
         told = f"{share * longest:.0f} s"
