@@ -1,0 +1,70 @@
+"""The tables of the search benchmark: paired by caption, and honest about what they do not resolve."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+
+import search
+import search_tables
+
+
+def rows(gain: float, noise: list[float]) -> list[dict[str, Any]]:
+    made = []
+    for number, value in enumerate(noise):
+        for arm, extra in (("clips", 0.0), ("clips-k-step", gain * (1 + 0.1 * (number % 3)))):
+            metrics = {"subject": value + extra, "place": value, "flow": 0.1, "words": -1.0 + (-1) ** number * extra}
+            made.append({"arm": arm, "caption": f"{number}", "weights": "w", "judge": "j", "nfe": 10, "seconds": 1.0,
+                         "metrics": {"101": metrics}})  # fmt: skip
+    return made
+
+
+def test_differences_are_paired_so_captions_do_not_hide_them():
+    table = search_tables.tables(rows(0.02, [0.1 * n for n in range(8)]))  # captions differ by 30 times the gain
+    line = next(line for line in table.splitlines() if line.startswith("clips-k-step"))
+    cells = [cell.strip() for cell in line.split("|")]
+    assert cells[1] == "8" and cells[8].startswith("+0.022 [+0.0") and cells[11].endswith("not resolved")
+    assert next(line for line in table.splitlines() if line.startswith("clips |")).endswith("base | base | base | base")
+
+
+def test_only_the_newest_weights_are_in_a_table():
+    old = [{**row, "weights": "old"} for row in rows(5.0, [0.0] * 4)]
+    table = search_tables.tables([*old, *rows(0.0, [0.5] * 4)])
+    assert "weights w" in table and "+5" not in table and search_tables.tables([]) == "no rows yet"
+
+
+def test_an_interval_by_hand():
+    mean, low, high = search_tables.paired([0.5] * 6)
+    assert (mean, low, high) == pytest.approx((0.5, 0.5, 0.5))
+    mean, low, high = search_tables.paired([-1.0, 1.0] * 10)
+    assert mean == 0 and low < 0 < high
+
+
+@pytest.mark.parametrize("name", search.ARMS)
+def test_every_arm_can_be_built_and_says_what_it_costs(name: str):
+    from types import SimpleNamespace
+
+    from longtake.core.check import check
+    from longtake.core.forecast import forecast
+    from longtake.core.schedule import flow
+    from longtake.models.analytic import GaussianVideo
+    from longtake.models.load import NAMES
+
+    arm = search.ARMS[name]
+    model: Any = SimpleNamespace(
+        denoiser=GaussianVideo(flow(search.STEPS), (32, 8, 8), 12), solver="euler", codec=None, source=NAMES["pocket"]
+    )
+    long = search.QUEUE if arm.method == "chunk" else 8
+    rollout = search.rollout_of(arm, model, long)
+    if arm.search != "none":
+        assert check(rollout, model.denoiser) == []
+        base = forecast(rollout.inner, long).nfe
+        times = forecast(rollout, long).nfe / base
+        assert 1.2 < times < 20
+        if name.startswith("clips-"):  # at the same cost
+            assert 3.5 < times <= 4.1
