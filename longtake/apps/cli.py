@@ -107,6 +107,9 @@ def generate(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu")] = "auto",
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16  [default: by device]")] = None,
+    guide_model: Annotated[
+        str | None, typer.Option(metavar="ID", help="a text-to-image pipeline that makes the first picture")
+    ] = None,
     lora: Annotated[
         list[str] | None, typer.Option(metavar="PATH[:SCALE]", help="a LoRA for the model, a file or a hub id")
     ] = None,
@@ -129,7 +132,7 @@ def generate(
         prompt=prompt, model=model, method=method, solver=solver, preset=preset, frames=frames, seconds=seconds,
         steps=steps, guidance=guidance, size=size, fps=fps, seed=seed, image=image, video=video, audio=audio,
         negative_prompt=negative_prompt, set=tuple(set_) if set_ else None, device=device, dtype=dtype,
-        lora=tuple(lora) if lora else None, offload=offload, compile=compile_ or None,
+        guide_model=guide_model, lora=tuple(lora) if lora else None, offload=offload, compile=compile_ or None,
         embed=False if no_embed else None, prompt_file=prompt_file, search=search, reward=reward,
         search_budget=search_budget,
     )  # fmt: skip

@@ -47,12 +47,14 @@ def decide(request: Request, facts: Facts) -> tuple[Settings, list[str]]:
     story, frames = _story(request, row, facts, rate, notes)
     # as they are, of the same name
     same = ("negative_prompt", "preset", "guidance", "device", "dtype", "embed", "offload", "compile", "reward")
+    guide = request.guide_model
     rest: dict[str, Any] = {name: getattr(request, name) for name in same}
     rest |= {name: _absolute(getattr(request, name)) for name in ("image", "video", "audio")}
     rest |= {name: general[name] for name in ("fade", "prompt_rule", "ending") if name in general}
     settings = Settings(
         prompt=written(story, rate) if request.prompt_file else request.prompt,
         model=facts.source,
+        guide_model=_absolute(guide) if guide and Path(guide).is_dir() else guide and str(guide),
         method=row.name,
         parameters=values,
         solver=request.solver or ("ddim" if values.get("eta") else None),

@@ -9,6 +9,7 @@ from longtake.apps.budget import Blank, afford, parse_budget, told
 from longtake.apps.building import Materials
 from longtake.apps.composing import in_own_words, latent_of, length_of, method_of, searched, timeline_of
 from longtake.apps.deciding import decide
+from longtake.apps.guiding import guided
 from longtake.apps.lookup import look_up
 from longtake.apps.screening import screen
 from longtake.apps.searches import search
@@ -33,8 +34,10 @@ def plan(request: Request) -> tuple[Settings, Facts, list[str]]:
     if facts.vocabulary == "world":
         settings, words = in_own_words(settings)
         notes += words
+    settings, guide = guided(request, settings, facts)
+    notes += guide
     if facts.image_only and not (settings.image or settings.video):
-        raise UsageError(f"{facts.name} makes videos from a picture; add --image FILE (or --video CLIP)")
+        raise UsageError(f"{facts.name} makes videos from a picture; add --image FILE, or --guide-model to make one")
     if settings.image and not facts.image_first:
         raise UsageError(
             f"{facts.name} cannot begin with a picture; use a model that can (Wan 2.2 TI2V), or --video CLIP"

@@ -47,6 +47,8 @@ def screen(request: Request) -> None:
         raise UsageError(f"--seed {request.seed} is not possible; give 0 to 2^63 - 1")
     if request.image and request.video:
         raise UsageError("--image and --video both say how to begin; give one")
+    if request.guide_model and (request.image or request.video):
+        raise UsageError("--guide-model makes the picture that a video begins with; leave out --image and --video")
     for flag, path in (("--image", request.image), ("--video", request.video), ("--audio", request.audio),
                        ("--prompt-file", request.prompt_file)):  # fmt: skip
         if path and not Path(path).is_file():

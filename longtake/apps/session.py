@@ -17,6 +17,7 @@ from torch import Tensor
 
 from longtake.apps.building import Materials
 from longtake.apps.composing import length_of, method_of, reward_of, searched, timeline_of
+from longtake.apps.guiding import make_guide
 from longtake.apps.planning import context_latents, cost, dry_rollout, plan
 from longtake.apps.settings import Request, Settings
 from longtake.apps.stories import embedded, note_environment, turn_prompts, turns_of
@@ -71,6 +72,7 @@ class Session:
 def start(request: Request) -> Session:
     """A new run, ready to go: everything checked, the model loaded."""
     settings, _, notes = plan(request)
+    make_guide(settings)  # before the model is there: the two need not fit into memory together
     live = None if isinstance(request.model, (str, Path)) else request.model
     session = build(settings, live, fresh=True)
     return replace(session, notes=[*notes, *session.notes])
@@ -162,6 +164,7 @@ def _job(settings: Settings, model: Any, rollout: Any, context: tuple[Tensor, ..
 def _context(settings: Settings, model: Any) -> tuple[Tensor, ...]:
     size = settings.width, settings.height
     if settings.image:
+        make_guide(settings)
         try:
             with Image.open(settings.image) as picture:
                 latents = model.codec.encode_image(picture, size)

@@ -43,6 +43,7 @@ class Request:
     audio: str | Path | None = None
     embed: bool = True
     lora: Sequence[str] = ()
+    guide_model: str | Path | None = None
     offload: str = "none"
     compile: bool = False
     prompt_file: str | Path | None = None
@@ -90,6 +91,7 @@ class Settings:
     turns: list[dict[str, Any]] = field(default_factory=list)  # changes of direction, see apps/directing
     branch: dict[str, Any] | None = None  # of a take: where it left its run
     lora: list[str] = field(default_factory=list)
+    guide_model: str | None = None
     offload: str = "none"
     compile: bool = False
     options: dict[str, Any] = field(default_factory=dict)  # of the model, as `--set riflex=` gave them

@@ -73,8 +73,9 @@ def forward_mixed(
     """The same with one time a row. Equal rows give what `forward_shared` gives."""
     patch = transformer.config.patch_size
     tokens = (x.shape[3] // patch) * (x.shape[4] // patch)
-    told = transformer.time_proj(times.to(x.device).flatten()).to(x.dtype)
-    rows = transformer.time_embedding(told).unflatten(0, times.shape)
+    near = next(transformer.time_embedding.parameters()).device  # blocks that are offloaded leave it on the host
+    told = transformer.time_proj(times.to(near).flatten()).to(x.dtype)
+    rows = transformer.time_embedding(told).unflatten(0, times.shape).to(x.device)
     with _modulated(transformer, rows, tokens):
         return forward_shared(transformer, x, times.mean(dim=1), text, tables)
 

@@ -19,12 +19,12 @@ from longtake.models.families import COMMON_KEYS, FAMILIES, LoadOptions, Source,
 T = TypeVar("T")
 
 WEIGHTS = Path(__file__).parent / "weights"
-NAMES: dict[str, Path | str | None] = {
+NAMES: dict[str, Path] = {
     name: WEIGHTS / name
     for name in ("pocket", "pocket-progressive")
     if name == "pocket" or (WEIGHTS / name / "transformer").is_dir()
 }
-"""Models that have names, by folder or hub id; the families' bare names come on top (`known`)."""
+"""Models that have names, by folder; the families' bare names come on top (`known`)."""
 
 DTYPES = {
     "float32": torch.float32, "fp32": torch.float32, "bfloat16": torch.bfloat16, "bf16": torch.bfloat16,
@@ -45,7 +45,7 @@ def source_of(model: Any, weights: bool = True) -> Source:
     if not isinstance(model, (str, Path)):
         return _live(model)
     folder = folders.resolve(model, known(), weights)
-    here = Path(model).expanduser().is_dir() or isinstance(NAMES.get(str(model)), Path)
+    here = Path(model).expanduser().is_dir() or str(model) in NAMES
     settings = folders.settings(folder)
     base = _base(folder, settings)
     name = folder.resolve().name if Path(model).expanduser().is_dir() else str(model)
@@ -68,7 +68,7 @@ def _base(folder: Path, settings: Mapping[str, Any]) -> Path | None:
     if given is None:
         return None
     home = NAMES.get(str(given), folder.parent / str(given))
-    if not isinstance(home, Path) or not home.is_dir():
+    if not home.is_dir():
         raise UsageError(
             f"{folder / 'longtake.json'} builds on {given!r}, which is not here; known: {', '.join(NAMES)}"
         )
