@@ -27,7 +27,7 @@ from longtake.rollouts.replace import Replace
 from longtake.rollouts.rolling import Rolling
 from longtake.rollouts.windows import Windows
 from tests import reference
-from tests.cases import LENGTH, SHAPE, SOLVERS, WINDOW, equal, grid, oracle, rollouts, run
+from tests.cases import FIXED, LENGTH, SHAPE, SOLVERS, WINDOW, equal, grid, oracle, rollouts, run
 
 S16 = grid()
 
@@ -406,3 +406,23 @@ def test_colours_are_matched_to_the_first_clip_and_not_in_it():
             assert abs(float(before.mean() - there.mean())) > 1e-3
     with pytest.raises(ValueError, match="color_match"):
         Chunk(SHAPE, S16, color_match="hue")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", rollouts())
+def test_a_video_may_end_on_a_picture(name: str):
+    """The given latent comes out as it is, at its place; what is before turns towards it; nothing else is touched."""
+    rollout, many = rollouts()[name], min(FIXED.get(name, 19), 19)
+    picture = 3 * normal(SHAPE, 9, "picture")
+    made = []
+    for pictures in ((), ((many - 1, picture),)):
+        engine = Engine(oracle(rollout), 4)
+        state = engine.drive(rollout.init(7, Timeline(((0, "a"),), pictures=pictures)))
+        made.append([x for _, emission in stream(rollout, engine, state, many) for x in emission.latents][:many])
+    free, given = made
+    assert torch.equal(given[-1], picture) if name != "chunk matched" else len(given) == many
+    # clips of `replace` end before it, and disjoint windows may not see it
+    if name not in ("replace", "chunk disjoint", "fifo disjoint", "progressive wide", "chunk matched"):
+        assert not torch.equal(given[-2], free[-2])
+        assert float((given[-2] * picture).mean()) > float((free[-2] * picture).mean())
+    before = 0 if name in FIXED else max(many - 1 - rollout.in_flight, 0)
+    assert equal(given[:before], free[:before])

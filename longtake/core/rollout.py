@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from longtake.core.model import Cond
-from longtake.core.rows import Row
+from longtake.core.rows import Row, clean_row, noise_row
 from longtake.core.step import Step
 from longtake.core.timeline import Timeline as Timeline
 
@@ -115,6 +115,12 @@ class View:
     def before(self) -> tuple[Tensor, ...]:
         """The finished latents that the clip follows."""
         return self.past[: max(len(self.past) - self.recent, 0)]
+
+
+def entering(timeline: Timeline, shape: Sequence[int], level: int, index: int, path: int) -> Row:
+    """The row that enters at a place: pure noise, or the clean latent that is given for it, which nothing moves."""
+    given = timeline.picture(index)
+    return noise_row(shape, level, index, path) if given is None else clean_row(given, index, path)
 
 
 def view_of(rows: Sequence[Row], timeline: Timeline) -> View:

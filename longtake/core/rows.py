@@ -65,7 +65,7 @@ class Queue:
         if (index, level) in self.old:
             return self.old[index, level], level
         row = self.at(index)
-        if level not in (-1, row.level):
+        if level not in (-1, row.level) and row.level:  # a given row is clean at every level
             raise ValueError(f"row {index} is at level {row.level} and nothing kept it at {level}")
         return row.x, row.level
 
@@ -84,7 +84,7 @@ class Queue:
 
 
 def clean_row(x: Tensor, index: int, path: int) -> Row:
-    """A row of context: level 0, read and never written."""
+    """A row of context, or one that is given: level 0, read and never written."""
     return Row(x, 0, index, path, seen=True)
 
 

@@ -60,6 +60,8 @@ def denoise(
     for window, x0 in zip(windows, x0s, strict=True):
         place = {index: position for position, index in enumerate(window.read)}
         for index, weight in zip(window.write, window.weight or (1.0,) * len(window.write), strict=True):
+            if queue.at(index).level == 0:  # given
+                continue
             targets[index] = queue.at(index).level - 1 if window.to < 0 else window.to
             estimates.setdefault(index, []).append((weight, x0[place[index]]))
     if not targets:

@@ -7,9 +7,11 @@ may cross-fade: over `fade` rows their embeddings are mixed, so that a story tur
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Literal
+
+from torch import Tensor
 
 from longtake.core.model import Blend, Cond
 
@@ -24,6 +26,7 @@ class Timeline:
 
     fade  rows over which a prompt gives way to the next, from the next one's start on; 0: at once
     cuts  starts that never fade
+    pictures  (index, clean latent (C, H, W)): rows that are given, such as the picture that a video ends on
     rule  the prompt of a window: of most rows that it commits, ties to the earlier; of its first row (MIGA Eq. A3); or
           of the queue's head, so that all rows in flight switch at once (FIFO-Diffusion's released code)
     """
@@ -32,6 +35,7 @@ class Timeline:
     fade: int = 0
     cuts: tuple[int, ...] = ()
     rule: Rule = "majority"
+    pictures: tuple[tuple[int, Tensor], ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         starts = [start for start, _ in self.entries]
@@ -63,6 +67,10 @@ class Timeline:
     def conds(self, head: int) -> Callable[[Sequence[int]], Cond]:
         """`cond` for a sweep over a queue whose first unfinished row is `head`."""
         return (lambda _: self.at(head)) if self.rule == "queue_switch" else self.cond
+
+    def picture(self, index: int) -> Tensor | None:
+        """The latent that is given for a place."""
+        return next((latent for place, latent in self.pictures if place == index), None)
 
     @property
     def prompts(self) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from longtake.core.noise import fold
 from longtake.core.rollout import Mix, Timeline
 from longtake.core.rows import Row
 from longtake.core.schedule import NoiseSchedule
+from longtake.core.tree import walk
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,15 @@ def shifted(timeline: Timeline, offset: int) -> Timeline:
     now = [prompt for start, prompt in timeline.entries if start <= offset][-1]
     later = [(start - offset, prompt) for start, prompt in timeline.entries if start > offset]
     cuts = tuple(cut - offset for cut in timeline.cuts if cut > offset)
-    return replace(timeline, entries=((0, now), *later), cuts=cuts)
+    pictures = tuple((place - offset, latent) for place, latent in timeline.pictures if place >= offset)
+    return replace(timeline, entries=((0, now), *later), cuts=cuts, pictures=pictures)
 
 
 def turned(rollout: Any, state: Any, turn: Turn, timeline: Timeline) -> Any:
     """The state after a turn. `timeline` counts as the state does and has the turn's prompt in it."""
+    known = next((item for item in walk(state) if isinstance(item, Timeline)), timeline)
+    if getattr(known, "pictures", ()):  # given latents stay where they are
+        timeline = replace(timeline, pictures=known.pictures)
     state = retimed(state, timeline)
     return rollout.fork(state, turn.key, renoised(leaf(rollout).schedule), "flight") if turn.key else state
 

@@ -126,7 +126,8 @@ class Chunk:
 def _matched(following: LineState, emission: Emission) -> tuple[LineState, Emission]:
     """AdaIN (Huang & Belongie 2017, Eq. 8) over a clip: later clips get the statistics of the first, by channel."""
     clip = torch.stack(emission.latents)
-    mean, std = clip.mean(dim=(0, 2, 3), keepdim=True)[0], clip.std(dim=(0, 2, 3), keepdim=True, correction=0)[0]
+    mean = clip.mean(dim=(0, 2, 3), keepdim=True)[0]
+    std = (clip - mean).square().mean(dim=(0, 2, 3), keepdim=True)[0].sqrt()
     known = getattr(following, "colours", None)
     if known is None:
         plain = {item.name: getattr(following, item.name) for item in fields(LineState)}

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any, TypeVar
 
 from torch import Tensor
 
 from longtake.core.noise import fold, root
 from longtake.core.plan import reach
-from longtake.core.rollout import Emission, Mix, Timeline, View, view_of
-from longtake.core.rows import Queue, Row, advance, clean_row, noise_row
+from longtake.core.rollout import Emission, Mix, Timeline, View, entering, view_of
+from longtake.core.rows import Queue, Row, advance, clean_row
 from longtake.core.schedule import NoiseSchedule
 from longtake.core.solvers import Memory, Solver
 from longtake.core.step import Step, call_of, denoise, nothing
@@ -106,7 +107,7 @@ class Diagonal:
         """One tick: a sweep, release what reached level 0, let the next rows in."""
         conds = state.timeline.conds(state.head)
         queue = yield from denoise(state.queue, self.windows(state), self.solver, self.schedule, conds)
-        done = [row for row in queue.rows if row.index >= state.head and row.level == 0]
+        done = list(takewhile(lambda row: row.level == 0, (row for row in queue.rows if row.index >= state.head)))
         head = state.head + len(done)
         emission = Emission(state.emitted, tuple(row.x for row in done if row.index >= 0))
         if done:
@@ -169,7 +170,8 @@ class Diagonal:
             stop = self.end
             state = replace(state, finished=state.head >= self.end)
         start = state.queue.stop if state.queue.rows else state.head
-        rows = [noise_row(self.shape, self.schedule.num_steps, index, state.path) for index in range(start, stop)]
+        steps, line = self.schedule.num_steps, state.timeline
+        rows = [entering(line, self.shape, steps, index, state.path) for index in range(start, stop)]
         return replace(state, queue=state.queue.appended(rows)) if rows else state
 
 

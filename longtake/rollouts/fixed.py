@@ -73,7 +73,7 @@ class Fixed:
         queue = yield from denoise(
             state.queue, self.windows(state.queue), self.solver, self.schedule, state.timeline.conds(0)
         )
-        if queue.rows[-1].level:
+        if any(row.level for row in queue.rows):
             return replace(state, queue=queue, tick=state.tick + 1), Emission(0)
         done = tuple(row.x for row in queue.rows if row.index >= 0)
         return replace(state, queue=queue, tick=state.tick + 1, head=len(done), finished=True), Emission(0, done)

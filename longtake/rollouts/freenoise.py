@@ -20,7 +20,7 @@ from torch import Tensor
 
 from longtake.core.noise import fold, normal, root
 from longtake.core.rollout import Emission, Mix, Timeline
-from longtake.core.rows import Row
+from longtake.core.rows import Row, clean_row
 from longtake.core.schedule import NoiseSchedule
 from longtake.core.solvers import Solver
 from longtake.core.step import Step, nothing
@@ -85,7 +85,9 @@ class FreeNoise:
     def init(self, seed: int, timeline: Timeline, context: Sequence[Tensor] = ()) -> Step[LineState]:
         """All rows with their repeated noise, behind `context`."""
         path = root(seed)
-        return nothing(self.machine.begin(self._rows(path), path, timeline, context))
+        given = [(row, timeline.picture(row.index)) for row in self._rows(path)]
+        rows = [row if x is None else clean_row(x, row.index, path) for row, x in given]
+        return nothing(self.machine.begin(rows, path, timeline, context))
 
     def step(self, state: LineState) -> Step[tuple[LineState, Emission]]:
         """All rows one level down."""
@@ -99,7 +101,8 @@ class FreeNoise:
         if key == 0 or which == "flight" or not self.fresh(state):
             return diagonal.fork(state, key, mix, which)
         path = fold(state.path, "fork", key)
-        rows = [replace(row, x=mix(state.queue.at(row.index), row.x)) if mix else row for row in self._rows(path)]
+        drawn = [row for row in self._rows(path) if state.queue.at(row.index).level]
+        rows = [replace(row, x=mix(state.queue.at(row.index), row.x)) if mix else row for row in drawn]
         return replace(state, queue=state.queue.replaced(rows), path=path)
 
     def _rows(self, path: int) -> list[Row]:

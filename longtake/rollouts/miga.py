@@ -29,6 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from math import ceil, lcm
 from typing import Literal
 
@@ -36,8 +37,8 @@ from torch import Tensor
 
 from longtake.core.noise import fold, root
 from longtake.core.plan import reach
-from longtake.core.rollout import Emission, Mix, Timeline
-from longtake.core.rows import Queue, Row, noise_row, noised_row
+from longtake.core.rollout import Emission, Mix, Timeline, entering
+from longtake.core.rows import Queue, Row, noised_row
 from longtake.core.schedule import NoiseSchedule
 from longtake.core.solvers import Solver
 from longtake.core.step import Step, denoise, nothing
@@ -156,7 +157,7 @@ class Miga:
         done, queue = _finished(queue)
         post = state.post
         if self.refine:
-            done, post = yield from self._refined(post, done, front, conds)
+            done, post = yield from self._refined(state, done, front, conds)
         head = state.head + len(done)
         emission = Emission(state.emitted, tuple(row.x for row in done if row.index >= 0))
         return self._admit(replace(state, queue=queue, post=post, tick=state.tick + 1, head=head)), emission
@@ -200,31 +201,36 @@ class Miga:
         # Alg. 5, l. 16-26, one sweep over all latents a tick
         rows = range(state.first, self._total())
         queue = replace(state.queue, rows=tuple(row for row in state.queue.rows if row.index in rows))
-        level = queue.rows[0].level
+        level = max(row.level for row in queue.rows)
         if level:
             windows = self._front(state.first).windows(rows, rows, level)
             conds = state.timeline.conds(state.head)
             queue = yield from denoise(queue, windows, self.solver, self.schedule, conds)
-        if queue.rows[0].level:
+        if any(row.level for row in queue.rows):
             return replace(state, queue=queue, tick=state.tick + 1), Emission(0)
         done = tuple(row.x for row in queue.rows if row.index >= 0)
         return replace(state, queue=queue, tick=state.tick + 1, head=rows.stop, finished=True), Emission(0, done)
 
     def _refined(
-        self, post: Queue, entering: Sequence[Row], front: Front, conds: wavefront.CondAt
+        self, state: MigaState, entering: Sequence[Row], front: Front, conds: wavefront.CondAt
     ) -> Step[tuple[list[Row], Queue]]:
         # the released code's extra pass: noise again, then unified sweeps with the solver's memory void
-        again = [noised_row(r.x, self.refine, r.index, fold(r.path, "refine"), self.schedule) for r in entering]
-        post = post.appended(again)
+        post = state.post.appended(self._again(row, state.timeline) for row in entering)
         for level in range(self.refine, 0, -1):
             if post.rows:
                 post = yield from wavefront.advance(post, level, front, self.solver, self.schedule, conds)
         return _finished(post)
 
+    def _again(self, row: Row, timeline: Timeline) -> Row:
+        if timeline.picture(row.index) is not None:
+            return row
+        return noised_row(row.x, self.refine, row.index, fold(row.path, "refine"), self.schedule)
+
     def _admit(self, state: MigaState) -> MigaState:
         # Alg. 5, l. 12-13: L_zig rows of noise at the tail
         top, start = self.schedule.num_steps, state.tick * self.zigzag
-        rows = [noise_row(self.shape, top, index, state.path) for index in range(start, start + self.zigzag)]
+        indices, line = range(start, start + self.zigzag), state.timeline
+        rows = [entering(line, self.shape, top, index, state.path) for index in indices]
         return replace(state, queue=state.queue.appended(rows))
 
 
@@ -235,5 +241,5 @@ def _leaves(queue: Queue, handover: int) -> int:
 
 def _finished(queue: Queue) -> tuple[list[Row], Queue]:
     """The rows at level 0 in front, and the queue without them."""
-    done = [row for row in queue.rows if row.level == 0]
+    done = list(takewhile(lambda row: row.level == 0, queue.rows))
     return done, replace(queue, rows=queue.rows[len(done) :])

@@ -74,7 +74,7 @@ class Replace:
         if not self.noise:
             return (yield from self.line.step(state))
         held = [row for row in state.queue.rows if row.index < state.head]
-        level = state.queue.rows[-1].level
+        level = max(row.level for row in state.queue.rows)
         noised = state.queue.replaced(self._noised(row, level) for row in held)
         following, emission = yield from self.line.step(replace(state, queue=noised))
         kept = [row for row in held if row.index >= following.queue.start]

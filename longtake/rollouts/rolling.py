@@ -21,8 +21,8 @@ from torch import Tensor
 
 from longtake.core.noise import root
 from longtake.core.plan import reach
-from longtake.core.rollout import Emission, Mix, Timeline
-from longtake.core.rows import Queue, Row, clean_row, noise_row
+from longtake.core.rollout import Emission, Mix, Timeline, entering
+from longtake.core.rows import Queue, Row, clean_row
 from longtake.core.schedule import NoiseSchedule
 from longtake.core.solvers import Memory, Solver
 from longtake.core.step import Step, denoise, nothing
@@ -120,5 +120,5 @@ class Rolling:
     def _begun(self, before: Sequence[Row], start: int, path: int, timeline: Timeline) -> RollingState:
         steps = self.schedule.num_steps
         stop = start + self.window - len(before)
-        fresh = [noise_row(self.shape, steps, index, path) for index in range(start, stop)]
+        fresh = [entering(timeline, self.shape, steps, index, path) for index in range(start, stop)]
         return RollingState(Queue((*before, *fresh)), start, 0, start, path, timeline)

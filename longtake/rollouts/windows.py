@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from longtake.core.noise import root
-from longtake.core.rollout import Emission, Timeline
-from longtake.core.rows import noise_row
+from longtake.core.rollout import Emission, Timeline, entering
 from longtake.core.schedule import NoiseSchedule
 from longtake.core.solvers import Solver
 from longtake.core.step import Step, nothing
@@ -62,7 +61,7 @@ class Windows:
     def init(self, seed: int, timeline: Timeline, context: Sequence[Tensor] = ()) -> Step[LineState]:
         """All rows as pure noise, behind `context`."""
         path, steps = root(seed), self.schedule.num_steps
-        rows = [noise_row(self.shape, steps, index, path) for index in range(self.num_latents)]
+        rows = [entering(timeline, self.shape, steps, index, path) for index in range(self.num_latents)]
         return nothing(self.machine.begin(rows, path, timeline, context))
 
     def step(self, state: LineState) -> Step[tuple[LineState, Emission]]:
