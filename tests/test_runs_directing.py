@@ -64,6 +64,18 @@ def copy(run: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+@pytest.fixture(scope="module")
+def queue(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """81 frames by fifo, for what does not depend on the method."""
+    return _run(tmp_path_factory.mktemp("queue") / "run", tiny, 81, "fifo")
+
+
+@pytest.fixture
+def queued(queue: Path, tmp_path: Path) -> Path:
+    shutil.copytree(queue, tmp_path / "run")
+    return tmp_path / "run"
+
+
 def _unchanged(folder: Path, before: dict[str, bytes]) -> bool:
     return all((folder / name).read_bytes() == content for name, content in before.items())
 
@@ -151,13 +163,13 @@ def _stopped_in(arguments: list[str], folder: Path, lines: int) -> int:
     ],
     ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else "",
 )
-def test_mistakes_change_nothing(cli: Any, copy: Path, arguments: list[str], words: str) -> None:
-    before = _content(copy)
+def test_mistakes_change_nothing(cli: Any, queued: Path, arguments: list[str], words: str) -> None:
+    before = _content(queued)
     said: Said = cli(*arguments)
     assert said.code == 2 and words in said.err and said.out == ""
     assert len([line for line in said.err.splitlines() if line.startswith("longtake:")]) == 1
     assert "Traceback" not in said.err
-    assert _content(copy) == before and not (copy / "takes").exists()
+    assert _content(queued) == before and not (queued / "takes").exists()
 
 
 # -- reroll ----------------------------------------------------------------------------------------------------------
@@ -185,13 +197,13 @@ def test_another_seed_from_a_moment(cli: Any, run: Path, copy: Path) -> None:
     assert "not_bit_exact" not in settings
 
 
-def test_only_the_words_change(cli: Any, run: Path, copy: Path) -> None:
+def test_only_the_words_change(cli: Any, queue: Path, queued: Path) -> None:
     same = cli("reroll", "run", "--from", "3s", "--prompt", PROMPT, "--format", "json")
-    assert hashes(same.json["run"]) == hashes(run)  # the noise stays: the same words make the same film
+    assert hashes(same.json["run"]) == hashes(queue)  # the noise stays: the same words make the same film
     said = cli("reroll", "run", "--from", "3s", "--prompt", OTHER, "--format", "json")
-    kept = len([span for span in spans(run) if span[1][1] <= 36])
-    assert hashes(said.json["run"])[:kept] == hashes(run)[:kept]
-    assert hashes(said.json["run"])[-1] != hashes(run)[-1] and "seen from" in said.err
+    kept = len([span for span in spans(queue) if span[1][1] <= 36])
+    assert hashes(said.json["run"])[:kept] == hashes(queue)[:kept]
+    assert hashes(said.json["run"])[-1] != hashes(queue)[-1] and "seen from" in said.err
 
 
 def test_another_method_from_a_moment(cli: Any, run: Path, copy: Path) -> None:
@@ -255,18 +267,18 @@ def test_takes_are_made_listed_and_used(cli: Any, run: Path, copy: Path) -> None
 @pytest.mark.parametrize("nth", range(0, 24, 4))
 def test_a_change_of_places_that_is_cut_off_is_finished(
     cli: Any,
-    run: Path,
-    copy: Path,
+    queue: Path,
+    queued: Path,
     monkeypatch: pytest.MonkeyPatch,
     nth: int,
 ) -> None:
     cli("takes", "run", "--num", 1, "--seconds", 1)
-    new, old = hashes(copy / "takes" / "1"), hashes(run)
+    new, old = hashes(queued / "takes" / "1"), hashes(queue)
     done = []
 
     def dying(function: Any) -> Any:
         def call(*arguments: Any) -> Any:
-            assert (copy / "video.mp4").exists()  # at no moment is there no film
+            assert (queued / "video.mp4").exists()  # at no moment is there no film
             if len(done) == nth:
                 raise KeyboardInterrupt
             done.append(1)
@@ -278,16 +290,16 @@ def test_a_change_of_places_that_is_cut_off_is_finished(
         for name in ("replace", "link"):
             patch.setattr(takes.os, name, dying(getattr(os, name)))
         try:
-            use(RunDir(copy), 1)
+            use(RunDir(queued), 1)
         except KeyboardInterrupt:
             assert nth < 60
     listed = cli("takes", "run", "--format", "json")
-    assert listed.code == 0 and not (copy / JOURNAL).exists()
+    assert listed.code == 0 and not (queued / JOURNAL).exists()
     if nth == 0:  # cut off before the journal: nothing has happened
-        assert hashes(copy) == old and [row["take"] for row in listed.json] == [1]
+        assert hashes(queued) == old and [row["take"] for row in listed.json] == [1]
     else:
-        assert hashes(copy) == new and [row["take"] for row in listed.json] == [2]
-        assert hashes(copy / "takes" / "2") == old
+        assert hashes(queued) == new and [row["take"] for row in listed.json] == [2]
+        assert hashes(queued / "takes" / "2") == old
 
 
 @pytest.mark.parametrize(
@@ -296,9 +308,9 @@ def test_a_change_of_places_that_is_cut_off_is_finished(
      {"take": 1, "kept": 2, "keep": [], "move": ["../../victim"], "drop": []},
      {"take": 1, "kept": 2, "keep": [], "move": [], "drop": ["/etc/passwd"]}],
 )  # fmt: skip
-def test_a_forged_journal_moves_nothing(cli: Any, copy: Path, tmp_path: Path, journal: Any) -> None:
+def test_a_forged_journal_moves_nothing(cli: Any, queued: Path, tmp_path: Path, journal: Any) -> None:
     (tmp_path / "victim").write_text("here")
-    (copy / JOURNAL).write_text(json.dumps(journal))
+    (queued / JOURNAL).write_text(json.dumps(journal))
     said = cli("resume", "run")
     assert said.code == 2 and len(said.err.splitlines()) == 1 and (tmp_path / "victim").read_text() == "here"
 
@@ -343,7 +355,7 @@ def test_sound_goes_along(cli: Any, tiny: Path, tmp_path: Path, seconds: float) 
     assert len(carried) == len(whole) and np.array_equal(carried, whole)
 
 
-def test_sound_that_is_none(cli: Any, tiny: Path, copy: Path, tmp_path: Path) -> None:
+def test_sound_that_is_none(cli: Any, tiny: Path, queued: Path, tmp_path: Path) -> None:
     (tmp_path / "text.wav").write_text("la la la")
     for name, words in (
         ("text.wav", "no file with sound"),
@@ -354,13 +366,13 @@ def test_sound_that_is_none(cli: Any, tiny: Path, copy: Path, tmp_path: Path) ->
         assert said.code == 2 and words in said.err and not (tmp_path / "new").exists()
 
 
-def test_a_video_tells_how_it_was_made(cli: Any, tiny: Path, run: Path, copy: Path) -> None:
-    story = json.loads(probe(copy / "video.mp4").comment or "")["longtake"]
+def test_a_video_tells_how_it_was_made(cli: Any, tiny: Path, queue: Path, queued: Path) -> None:
+    story = json.loads(probe(queued / "video.mp4").comment or "")["longtake"]
     assert story["prompt"] == PROMPT and story["seed"] == 5 and story["frames"] == 81
     assert not [value for value in story.values() if isinstance(value, str) and value.startswith("/")]
-    shutil.copy(copy / "video.mp4", "found.mp4")
+    shutil.copy(queued / "video.mp4", "found.mp4")
     said = cli("generate", "--from", "found.mp4", "--model", tiny, "--out", "again", "--format", "json")
-    assert said.code == 0 and hashes("again") == hashes(run) and "seed 5" in said.err
+    assert said.code == 0 and hashes("again") == hashes(queue) and "seed 5" in said.err
     said = cli(
         "generate", OTHER, "--from", "found.mp4", "--model", tiny, "--frames", 9, "--seed", 6, "--format", "json"
     )
@@ -374,23 +386,23 @@ def test_a_video_tells_how_it_was_made(cli: Any, tiny: Path, run: Path, copy: Pa
     assert cli("generate", "--from", "missing.mp4").code == 2
 
 
-def test_other_weights_and_other_versions(cli: Any, tiny: Path, copy: Path, tmp_path: Path) -> None:
-    content = json.loads((copy / "run.json").read_text())
-    (copy / "FINISHED").unlink()
-    video = (copy / "video.mp4").read_bytes()
-    (copy / "run.json").write_text(json.dumps({**content, "model_hash": "0" * 64}))
+def test_other_weights_and_other_versions(cli: Any, tiny: Path, queued: Path, tmp_path: Path) -> None:
+    content = json.loads((queued / "run.json").read_text())
+    (queued / "FINISHED").unlink()
+    video = (queued / "video.mp4").read_bytes()
+    (queued / "run.json").write_text(json.dumps({**content, "model_hash": "0" * 64}))
     said = cli("resume", "run")
-    assert said.code == 2 and "weights" in said.err and (copy / "video.mp4").read_bytes() == video
-    (copy / "run.json").write_text(json.dumps({**content, "versions": {**content["versions"], "torch": "1.0"}}))
+    assert said.code == 2 and "weights" in said.err and (queued / "video.mp4").read_bytes() == video
+    (queued / "run.json").write_text(json.dumps({**content, "versions": {**content["versions"], "torch": "1.0"}}))
     said = cli("resume", "run")
     assert said.code == 0 and "not bit-exact from frame" in said.err and "torch 1.0 ->" in said.err
-    noted = json.loads((copy / "run.json").read_text())["not_bit_exact"]
+    noted = json.loads((queued / "run.json").read_text())["not_bit_exact"]
     assert len(noted) == 1 and noted[0]["from_frame"] > 0 and "torch" in noted[0]["why"][0]
 
 
-def test_the_newest_frame_can_be_watched(run: Path) -> None:
+def test_the_newest_frame_can_be_watched(queue: Path) -> None:
     from PIL import Image
 
-    *_, last = read_frames(run / "video.mp4")
-    shown = np.asarray(Image.open(run / "latest.webp").convert("RGB")).astype(int)
+    *_, last = read_frames(queue / "video.mp4")
+    shown = np.asarray(Image.open(queue / "latest.webp").convert("RGB")).astype(int)
     assert shown.shape == last.shape and np.abs(shown - last.astype(int)).mean() < 12
