@@ -84,7 +84,7 @@ def every_search(solver: Solver = SOLVERS[0], one: bool = False) -> dict[str, An
         "local zero-order": local(clip, Drift(), "zero-order", three, 2),
         "local paths": local(clip, Smooth(), "paths", three, 2),
         "best-of of k-step": Population(k_step(clip, Smooth(), two, 2), Drift(), two),
-        "beam of fifo in horizon": best_of(beam(queue, Smooth(), two, two), Smooth(), two, "horizon", 2),
+        "beam in horizon": best_of(beam(clip, Smooth(), two, two), Smooth(), two, "horizon", 2),
     }  # fmt: skip
 
 

@@ -103,6 +103,7 @@ class Bright:
         return [-float((clip.float().mean(dim=(1, 2, 3)) - 150).abs().mean()) for clip in self.eyes.look(views)]
 
 
+@pytest.mark.slow
 def test_previews_beat_random_search_at_equal_cost():
     """200 seeds: 8 candidates seen in 2 steps and one made, against 2 candidates made; 32 window calls each.
 
@@ -202,7 +203,7 @@ def test_searches_on_chunks_cost_what_their_headers_say(steps: int, num: int, sh
     assert counted(evolve(clip, Smooth(), (num, 2, 1), levels), until) == chunks * (num * steps + 2 * (steps - 3) + 2)
 
 
-@pytest.mark.parametrize(("steps", "window", "num"), [(16, 8, 3), (24, 8, 2), (18, 6, 4), (12, 12, 5)])
+@pytest.mark.parametrize(("steps", "window", "num"), [(16, 8, 3), (18, 6, 2), (12, 12, 4)])
 def test_beams_on_a_queue_share_what_they_have_in_common(steps: int, window: int, num: int):
     """ScalingNoise Sec. 3.3: of 2p windows a candidate needs one of its own."""
     queue, parts, until = Fifo(SHAPE, grid(steps=steps), Solver(), window), steps // window, 25
@@ -349,14 +350,14 @@ def test_generations_never_get_worse_and_children_start_from_their_parents_snaps
 def test_zero_order_search_climbs():
     clip, reward = rollouts()["chunk"], Near(TARGET)
     gained = 0
-    for seed in range(10):
+    for seed in range(6):
         scores = []
-        for rounds in (1, 6):
+        for rounds in (1, 5):
             got, _ = run(local(clip, reward, "zero-order", 4, rounds), WINDOW, seed=seed)
             scores.append(reward([View((), (), (), (), (), tuple(got), len(got))])[0])
         gained += scores[1] > scores[0]
         assert scores[1] >= scores[0]
-    assert gained >= 8
+    assert gained >= 5
 
 
 # -- proposals -------------------------------------------------------------------------------------------------
