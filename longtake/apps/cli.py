@@ -87,6 +87,7 @@ def generate(
     fps: Annotated[str | None, typer.Option(help="frames a second  [default: the model's]")] = None,
     seed: Annotated[int | None, typer.Option(help="of all noise  [default: drawn]")] = None,
     image: Annotated[Path | None, typer.Option(help="a picture that the video begins with")] = None,
+    last_image: Annotated[Path | None, typer.Option(help="a picture that the video ends on")] = None,
     video: Annotated[
         Path | None, typer.Option(metavar="CLIP", help="a clip to continue; only new frames are made")
     ] = None,
@@ -133,7 +134,7 @@ def generate(
         steps=steps, guidance=guidance, size=size, fps=fps, seed=seed, image=image, video=video, audio=audio,
         negative_prompt=negative_prompt, set=tuple(set_) if set_ else None, device=device, dtype=dtype,
         guide_model=guide_model, lora=tuple(lora) if lora else None, offload=offload, compile=compile_ or None,
-        embed=False if no_embed else None, prompt_file=prompt_file, search=search, reward=reward,
+        embed=False if no_embed else None, prompt_file=prompt_file, last_image=last_image, search=search, reward=reward,
         search_budget=search_budget,
     )  # fmt: skip
     request, notes = requested(given, from_)

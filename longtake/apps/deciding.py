@@ -49,7 +49,7 @@ def decide(request: Request, facts: Facts) -> tuple[Settings, list[str]]:
     same = ("negative_prompt", "preset", "guidance", "device", "dtype", "embed", "offload", "compile", "reward")
     guide = request.guide_model
     rest: dict[str, Any] = {name: getattr(request, name) for name in same}
-    rest |= {name: _absolute(getattr(request, name)) for name in ("image", "video", "audio")}
+    rest |= {name: _absolute(getattr(request, name)) for name in ("image", "video", "audio", "last_image")}
     rest |= {name: general[name] for name in ("fade", "prompt_rule", "ending") if name in general}
     settings = Settings(
         prompt=written(story, rate) if request.prompt_file else request.prompt,

@@ -50,7 +50,7 @@ def screen(request: Request) -> None:
     if request.guide_model and (request.image or request.video):
         raise UsageError("--guide-model makes the picture that a video begins with; leave out --image and --video")
     for flag, path in (("--image", request.image), ("--video", request.video), ("--audio", request.audio),
-                       ("--prompt-file", request.prompt_file)):  # fmt: skip
+                       ("--prompt-file", request.prompt_file), ("--last-image", request.last_image)):  # fmt: skip
         if path and not Path(path).is_file():
             raise UsageError(f"{flag} {path}: there is no such file")
     if request.audio:

@@ -10,14 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from longtake.apps.building import Materials
 from longtake.apps.composing import length_of, method_of, reward_of, searched, timeline_of
 from longtake.apps.guiding import make_guide
+from longtake.apps.pictures import context_of, ending_of
 from longtake.apps.planning import context_latents, cost, dry_rollout, plan
 from longtake.apps.settings import Request, Settings
 from longtake.apps.stories import embedded, note_environment, turn_prompts, turns_of
@@ -32,7 +31,7 @@ from longtake.output.run import Runner
 from longtake.output.sound import store_sound
 from longtake.output.takes import JOURNAL, settle
 from longtake.output.turns import directed, shifted
-from longtake.output.video import Format, last_frames
+from longtake.output.video import Format
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,9 @@ def build(settings: Settings, live: Any = None, fresh: bool = False) -> Session:
     )
     prompts = timeline_of(settings, model.denoiser.can).prompts
     model.prepare([*prompts, *turn_prompts(settings)], release=live is None)
-    context = _context(settings, model) if fresh else ()
+    if fresh:
+        make_guide(settings)
+    context = context_of(settings, model) if fresh else ()
     return Session(settings, _job(settings, model, rollout, context), model, notes)
 
 
@@ -156,31 +157,9 @@ def _job(settings: Settings, model: Any, rollout: Any, context: tuple[Tensor, ..
         paper = dry_rollout(settings, can)
         expected = cost(paper, latents, len(context), partial(cost_of, model.denoiser)).nfe
     form = Format(settings.width, settings.height, settings.rate)
-    timeline = timeline_of(settings, can)
+    timeline = replace(timeline_of(settings, can), pictures=ending_of(settings, model, latents))
     return Job(rollout, engine, model.codec, timeline, settings.seed, form, settings.frames, latents, context,
                bool(settings.image), expected, turns_of(settings))  # fmt: skip
-
-
-def _context(settings: Settings, model: Any) -> tuple[Tensor, ...]:
-    size = settings.width, settings.height
-    if settings.image:
-        make_guide(settings)
-        try:
-            with Image.open(settings.image) as picture:
-                latents = model.codec.encode_image(picture, size)
-        except Image.DecompressionBombError as error:
-            raise UsageError(f"--image {settings.image} is enormous; give one of at most 100 megapixels") from error
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-            raise UsageError(f"--image {settings.image} is not a picture that can be read") from error
-    elif settings.video:
-        many = 4 * context_latents(settings, model.window) - 3
-        frames = last_frames(settings.video, many, settings.rate)
-        frames = frames[(len(frames) - 1) % 4 :]  # 4k + 1 frames make k + 1 latents
-        fitted = [np.asarray(ImageOps.fit(Image.fromarray(frame.numpy()), size)) for frame in frames]
-        latents = model.codec.encode(torch.from_numpy(np.stack(fitted)))
-    else:
-        return ()
-    return tuple(latent.clone() for latent in latents)
 
 
 def begin(session: Session, out: str | Path | None, root: str | Path = "runs") -> RunDir:

@@ -47,6 +47,7 @@ class Request:
     offload: str = "none"
     compile: bool = False
     prompt_file: str | Path | None = None
+    last_image: str | Path | None = None
     search: str = "none"
     reward: str | None = None
     search_budget: str | None = None
@@ -102,6 +103,7 @@ class Settings:
     search_parameters: dict[str, Any] = field(default_factory=dict)
     reward: str | None = None
     reward_parameters: dict[str, dict[str, Any]] = field(default_factory=dict)
+    last_image: str | None = None
 
     @property
     def rate(self) -> Fraction:

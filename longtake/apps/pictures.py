@@ -1,0 +1,75 @@
+"""What a video begins with and ends on: the user's pictures and clips as latents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from longtake.apps.planning import context_latents
+from longtake.apps.settings import Settings
+from longtake.errors import UsageError
+from longtake.output.video import last_frames
+
+
+@contextmanager
+def opened(path: str, flag: str) -> Iterator[Image.Image]:
+    """A picture of the user's. UsageError, one line, for anything that is none."""
+    try:
+        with Image.open(path) as picture:
+            yield picture
+    except Image.DecompressionBombError as error:
+        raise UsageError(f"{flag} {path} is enormous; give one of at most 100 megapixels") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise UsageError(f"{flag} {path} is not a picture that can be read") from error
+
+
+def context_of(settings: Settings, model: Any) -> tuple[Tensor, ...]:
+    """The latents, each (C, H, W), of the picture or of the end of the clip that a video begins with."""
+    size, can = (settings.width, settings.height), model.denoiser.can
+    if settings.image:
+        with opened(settings.image, "--image") as picture:
+            latents = model.codec.encode_image(picture, size)
+    elif settings.video:
+        frames = last_frames(settings.video, can.num_frames(context_latents(settings, model.window)), settings.rate)
+        lead = 1 if can.first_is_image else 0
+        frames = frames[(len(frames) - lead) % can.temporal_compression :]  # whole latents
+        latents = model.codec.encode(torch.from_numpy(np.stack([_fitted(frame, size) for frame in frames])))
+    else:
+        return ()
+    return tuple(latent.clone() for latent in latents)
+
+
+def ending_of(settings: Settings, model: Any, latents: int | None) -> tuple[tuple[int, Tensor], ...]:
+    """(place, latent) of the picture that a video ends on; models that read such a picture are given it instead.
+
+    The latent is that of a still of as many frames as a latent has. A run that goes on after its picture was deleted
+    has it in its state already.
+    """
+    if not settings.last_image:
+        return ()
+    if latents is None or latents < 2:
+        raise UsageError("--last-image needs a video with an end, of more than one latent; give --seconds or --frames")
+    if not Path(settings.last_image).is_file():
+        return ()
+    can, size = model.denoiser.can, (settings.width, settings.height)
+    with opened(settings.last_image, "--last-image") as picture:
+        if can.last_image and settings.method == "plain":
+            model.end_with(picture)
+            return ()
+        if can.per_row_levels == "no" and not can.clean_rows:
+            raise UsageError(f"{model.name} cannot read a clean last latent; use a model with a level per latent frame")
+        still = np.asarray(ImageOps.fit(picture.convert("RGB"), size))
+    many = can.num_frames(2) if can.first_is_image else can.temporal_compression
+    encoded = model.codec.encode(torch.from_numpy(np.stack([still] * many)))
+    return ((latents - 1, encoded[-1].clone()),)
+
+
+def _fitted(frame: Tensor, size: tuple[int, int]) -> np.ndarray:
+    return np.asarray(ImageOps.fit(Image.fromarray(frame.numpy()), size))
