@@ -426,3 +426,12 @@ def test_a_video_may_end_on_a_picture(name: str):
         assert float((given[-2] * picture).mean()) > float((free[-2] * picture).mean())
     before = 0 if name in FIXED else max(many - 1 - rollout.in_flight, 0)
     assert equal(given[:before], free[:before])
+
+
+@pytest.mark.slow
+def test_the_table_of_the_documentation_is_the_program_s():
+    import runpy
+    from pathlib import Path
+
+    script = runpy.run_path(str(Path(__file__).parent.parent / "scripts" / "methods_table.py"))
+    assert script["table"]() in script["DOC"].read_text(), "run python scripts/methods_table.py"
