@@ -91,16 +91,14 @@ def test_what_cannot_work_is_told_in_one_line():
         ("latsearch", {"mode": "systematic"}, "set latsearch.jitter"),
         ("evolve", {"mutation": 0.0}, "evolve.mutation=0"),
     ):
-        with pytest.raises(ValueError, match=words):
-            check(make_search(SEARCHES[name], clips, Blank(), values), oracle(clips))
+        with pytest.raises(UsageError, match=words):
+            make_search(SEARCHES[name], clips, Blank(), values)
     for name in SEARCHES:
         if not SEARCHES[name].queues:
-            found = make_search(SEARCHES[name], queue, Blank(), {"mode": "paths"} if name == "local" else {})
-            with pytest.raises(ValueError, match="rows share a level"):
-                check(found, oracle(queue))
-    beamed = make_search(SEARCHES["beam"], Population(queue, Blank(), 2), Blank(), {"preview_steps": 3})
-    with pytest.raises(ValueError, match="cannot be previewed"):
-        check(beamed, oracle(queue))
+            with pytest.raises(UsageError, match="rows share a level"):
+                make_search(SEARCHES[name], queue, Blank(), {"mode": "paths"} if name == "local" else {})
+    with pytest.raises(UsageError, match="cannot be previewed"):
+        make_search(SEARCHES["beam"], Population(queue, Blank(), 2), Blank(), {"preview_steps": 3})
 
 
 @pytest.mark.parametrize("name", SEARCHES)

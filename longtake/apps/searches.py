@@ -8,6 +8,7 @@ from typing import Any
 
 from longtake.apps.parameters import Parameter, choose
 from longtake.apps.terms import Numbers, Sum
+from longtake.core.check import searchable
 from longtake.core.rollout import Reward
 from longtake.errors import UsageError
 from longtake.rewards.latent import LatentCosine
@@ -217,8 +218,10 @@ def search(name: str) -> Search:
 
 
 def make_search(row: Search, inner: Any, reward: Reward, values: Values, length: int | None = None) -> Any:
-    """The search around a method. UsageError for parameters that cannot work."""
+    """The search around a method. UsageError for parameters, and for methods, that cannot work."""
     try:
-        return row.make(inner, reward, values, length)
+        made = row.make(inner, reward, values, length)
+        searchable(made)
+        return made
     except ValueError as error:
         raise UsageError(str(error)) from error

@@ -14,9 +14,9 @@ def check(rollout: Any, denoiser: Denoiser) -> list[str]:
     layers = list(_layers(rollout))
     leaf = layers[-1]
     _fits(leaf, denoiser)
+    searchable(rollout)
     warnings: list[str] = []
     for search in layers[:-1]:
-        _decides(search, leaf)
         noise = leaf.solver.noise_scale
         if getattr(search, "when", None) == "tick" and noise > 0.5:
             warnings.append(
@@ -24,6 +24,13 @@ def check(rollout: Any, denoiser: Denoiser) -> list[str]:
                 f"at it; use a deterministic solver, or eta at most 0.5"
             )
     return warnings
+
+
+def searchable(rollout: Any) -> None:
+    """The part of `check` that needs no model: raise ValueError for a search that cannot work on its method."""
+    *searches, leaf = _layers(rollout)
+    for search in searches:
+        _decides(search, leaf)
 
 
 def _layers(rollout: Any) -> Iterator[Any]:
