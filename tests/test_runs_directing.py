@@ -110,13 +110,16 @@ def test_extended_under_another_prompt(cli: Any, run: Path, copy: Path) -> None:
     second = float(said.err.split("seen from ")[1].split()[0])
     assert abs(turn["frames"][0] / 12 - second) < 0.1  # what is said is what the trace tells
     assert "longtake resume" not in said.err
-    if "chunk" in str(run):
-        return
-    # interrupted after the turn and resumed: the same
-    again = Path(shutil.copytree(run, "again"))
-    interrupted = _stopped_in(["extend", "again", "--frames", "48", OTHER], again, len(hashes(copy)) - 3)
-    assert interrupted == 130
-    assert cli("resume", "again").code == 0 and hashes(again) == hashes(copy)
+
+
+@pytest.mark.slow
+def test_interrupted_after_a_turn_and_resumed(cli: Any, tiny: Path, tmp_path: Path) -> None:
+    whole = _run(tmp_path / "whole", tiny, 81, "fifo")
+    again = Path(shutil.copytree(whole, "again"))
+    assert cli("extend", "whole", "--frames", 48, OTHER).code == 0
+    assert _stopped_in(["extend", "again", "--frames", "48", OTHER], again, len(hashes(whole)) - 3) == 130
+    assert cli("resume", "again").code == 0 and hashes(again) == hashes(whole)
+    assert (again / "video.mp4").read_bytes() == (whole / "video.mp4").read_bytes()
 
 
 def _begun(arguments: list[str]) -> subprocess.Popen[bytes]:
@@ -223,6 +226,7 @@ def test_another_method_from_a_moment(cli: Any, run: Path, copy: Path) -> None:
     assert "snapshots are gone" in cli("reroll", take, "--from", "0.5s", "--seed", 3).err
 
 
+@pytest.mark.slow
 def test_a_reroll_is_killed_and_goes_on(cli: Any, tiny: Path, tmp_path: Path) -> None:
     copy = _run(tmp_path / "run", tiny, 81, "fifo")
     whole = cli("reroll", "run", "--from", "2s", "--seed", 9, "--format", "json").json["run"]
@@ -334,7 +338,7 @@ def _heard(path: Path) -> tuple[np.ndarray, float]:
     return sound, float(np.argmax(np.abs(sound) > 0.1)) / 48000
 
 
-@pytest.mark.parametrize("seconds", [3.0, 30.0])
+@pytest.mark.parametrize("seconds", [3.0, pytest.param(30.0, marks=pytest.mark.slow)])
 def test_sound_goes_along(cli: Any, tiny: Path, tmp_path: Path, seconds: float) -> None:
     _tone(tmp_path / "tone.wav", seconds)
     arguments = ("--method", "fifo", "--audio", "tone.wav")

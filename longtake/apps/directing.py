@@ -11,7 +11,7 @@ from typing import Any
 from longtake.apps import session as sessions
 from longtake.apps.generate import Console, play
 from longtake.apps.lookup import advise
-from longtake.apps.moments import Story, branching, brought, seen, story
+from longtake.apps.moments import Story, branching, brought, restarted, seen, story
 from longtake.apps.searches import search
 from longtake.apps.session import Session
 from longtake.apps.settings import MAX_HOURS, Request, Settings, check_prompt
@@ -181,7 +181,7 @@ def _restarted(told: Story, settings: Settings, latent: int, change: Change) -> 
         del before
         session = sessions.build(settings)
         key = key_of(change.seed or 0)
-        position = sessions.restarted(session, position, key)
+        position = restarted(session, position, key)
         shutil.rmtree(room.snapshots, ignore_errors=True)  # they are of the other method
         Snapshots(room.snapshots).keep(position)
         checkpoint.save(position, room.path)

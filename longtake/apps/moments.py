@@ -10,6 +10,7 @@ from typing import Any
 
 from longtake.apps import session as sessions
 from longtake.apps.lookup import look_up
+from longtake.apps.planning import context_latents
 from longtake.apps.settings import Request, Settings
 from longtake.apps.tables import Facts
 from longtake.core.engine import Engine
@@ -24,7 +25,7 @@ from longtake.output.run import Runner
 from longtake.output.snapshots import Snapshots
 from longtake.output.takes import copied_state, copied_until, linked_snapshots
 from longtake.output.trace import read_trace
-from longtake.output.turns import ruled_from
+from longtake.output.turns import directed, ruled_from, shifted
 
 FAR = 1000
 """Latents after which a method is known to repeat itself."""
@@ -143,3 +144,18 @@ def nearest(job: Job, source: RunDir, latent: int) -> tuple[Path, str]:
         raise UsageError(f"{source.path} has no earlier state to go back to; its snapshots are gone")
     _, folder, name = max(found, key=lambda item: item[0])
     return folder, name
+
+
+def restarted(session: sessions.Session, position: Position, key: int) -> Position:
+    """A position from which this session's method begins anew, behind the latents that another had released."""
+    job, meter = session.job, session.job.engine.meter
+    count = context_latents(session.settings, job.engine.denoiser.can.window)
+    timeline = shifted(directed(job.timeline, job.turns), position.released)
+    before = meter.nfe, meter.frame_nfe
+    context = position.past[max(len(position.past) - count, 0) :]
+    state = job.engine.drive(job.rollout.init(key, timeline, context))
+    nfe, frame_nfe = meter.nfe - before[0], meter.frame_nfe - before[1]
+    return replace(
+        position, state=state, offset=position.released, turns=len(job.turns), pruned_for=None, nfe=position.nfe + nfe,
+        frame_nfe=position.frame_nfe + frame_nfe, owed_nfe=nfe, owed_frame_nfe=frame_nfe,
+    )  # fmt: skip

@@ -17,7 +17,7 @@ from longtake.apps.building import Materials
 from longtake.apps.composing import length_of, method_of, reward_of, searched, timeline_of
 from longtake.apps.guiding import make_guide
 from longtake.apps.pictures import context_of, ending_of
-from longtake.apps.planning import context_latents, cost, dry_rollout, plan
+from longtake.apps.planning import cost, dry_rollout, plan
 from longtake.apps.settings import Request, Settings
 from longtake.apps.stories import embedded, note_environment, turn_prompts, turns_of
 from longtake.core.check import check
@@ -26,11 +26,10 @@ from longtake.core.solvers import Solver
 from longtake.errors import UsageError
 from longtake.output import checkpoint
 from longtake.output.directory import RunDir, make_directory, plan_directory
-from longtake.output.job import Job, Position, Progress, film
+from longtake.output.job import Job, Progress, film
 from longtake.output.run import Runner
 from longtake.output.sound import store_sound
 from longtake.output.takes import JOURNAL, settle
-from longtake.output.turns import directed, shifted
 from longtake.output.video import Format
 
 
@@ -181,21 +180,6 @@ def running(session: Session, folder: RunDir) -> Iterator[tuple[Runner, Iterator
             note_environment(session.settings, folder, runner.position.frames)
         with contextlib.closing(runner.run()) as progress:  # type: ignore[type-var]
             yield runner, progress
-
-
-def restarted(session: Session, position: Position, key: int) -> Position:
-    """A position from which this session's method begins anew, behind the latents that another had released."""
-    job, meter = session.job, session.job.engine.meter
-    count = context_latents(session.settings, job.engine.denoiser.can.window)
-    timeline = shifted(directed(job.timeline, job.turns), position.released)
-    before = meter.nfe, meter.frame_nfe
-    context = position.past[max(len(position.past) - count, 0) :]
-    state = job.engine.drive(job.rollout.init(key, timeline, context))
-    nfe, frame_nfe = meter.nfe - before[0], meter.frame_nfe - before[1]
-    return replace(
-        position, state=state, offset=position.released, turns=len(job.turns), pruned_for=None, nfe=position.nfe + nfe,
-        frame_nfe=position.frame_nfe + frame_nfe, owed_nfe=nfe, owed_frame_nfe=frame_nfe,
-    )  # fmt: skip
 
 
 def result(settings: Settings, folder: RunDir, runner: Runner | None = None) -> Result:
