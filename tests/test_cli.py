@@ -176,6 +176,16 @@ WRONG: list[tuple[list[str], str]] = [
     (["generate", PROMPT, "--image", "missing.png"], "no such file"),
     (["generate", PROMPT, "--video", "missing.mp4"], "no such file"),
     (["generate", PROMPT, "--format", "yaml"], "yaml"),
+    (["generate", PROMPT, "--last-image", "missing.png"], "no such file"),
+    (["generate", "--prompt-file", "missing.json"], "no such file"),
+    (["generate", PROMPT, "--search", "bean"], "did you mean --search beam"),
+    (["generate", PROMPT, "--reward", "motion"], "--search beam"),
+    (["generate", PROMPT, "--search-budget", "4x"], "--search beam"),
+    (["generate", PROMPT, "--search", "beam", "--reward", "emotion"], "did you mean --reward motion"),
+    (["generate", PROMPT, "--search", "beam", "--search-budget", "1x"], "above 1"),
+    (["generate", PROMPT, "--set", "beam.width=2"], "--search beam"),
+    (["searches", "bean"], "did you mean"),
+    (["rewards", "emotion"], "did you mean"),
     (["resume", "missing"], "not a run directory"),
     (["methods", "fifi"], "did you mean fifo"),
     (["models", "missing/folder/x"], "no folder"),
@@ -201,6 +211,23 @@ WRONG_WITH_MODEL: list[tuple[list[str], str]] = [
     (["--seconds", "1e9"], "24 hours"),
     (["--frames", "99999999"], "24 hours"),
     (["--solver", "unipc", "--set", "fifo.eta=0.5"], "--solver ddim"),
+    (["--method", "progressive", "--steps", "5"], "--steps 3 or --steps 6"),
+    (["--method", "progressive", "--set", "progressive.window=9"], "goes up to 3"),
+    (["--method", "progressive", "--set", "progressive.chunk=2", "--set", "progressive.window=1"], "chunk"),
+    (["--method", "pa-vdm", "--set", "pa-vdm.prefix=-1"], "at least 0"),
+    (["--method", "miga", "--steps", "4"], "--steps 6"),
+    (["--method", "miga", "--set", "miga.anchors=3"], "miga.anchors must be in 0..2"),
+    (["--method", "miga", "--set", "miga.stage2=batch", "--seconds", "inf"], "cannot go on for ever"),
+    (["--method", "windows", "--seconds", "inf"], "fixed length"),
+    (["--method", "gen-l-video", "--set", "windows.fuse=none"], "pyramid|uniform|linear"),
+    (["--method", "freenoise", "--set", "freenoise.shuffle=9"], "shuffle"),
+    (["--method", "rolling", "--set", "rolling.block=0"], "at least 1"),
+    (["--method", "replace", "--set", "replace.overlap=4"], "overlap"),
+    (["--method", "chunk", "--set", "ending=shrink"], "queues that run empty"),
+    (["--set", "ending=shrink", "--seconds", "inf"], "needs to know the end"),
+    (["--set", "prompt_rule=any"], "majority|start|queue_switch"),
+    (["--method", "fifo", "--search", "latsearch"], "--method chunk"),
+    (["--method", "chunk", "--search", "reflect"], "cannot regrow"),
     (["--device", "abacus"], "abacus"),
     (["--dtype", "float7"], "float7"),
 ]
@@ -233,7 +260,7 @@ def test_damaged_and_foreign_folders(cli: Any, picture_model: Path, tmp_path: Pa
     said = cli("generate", PROMPT, "--model", foreign)
     assert said.code == 2 and "FluxPipeline" in said.err
     (tmp_path / "text.png").write_text("not a picture")
-    for flag in ("--image", "--video"):
+    for flag in ("--image", "--video", "--last-image"):
         said = make(cli, picture_model, flag, "text.png")
         assert said.code == 2 and "text.png" in said.err and not (tmp_path / "runs").exists()
 
