@@ -43,8 +43,8 @@ def _wrong_side(patch: Patch) -> None:
 
 
 def _off_by_one(patch: Patch) -> None:
-    enter = diagonal.noise_row
-    patch.setattr(diagonal, "noise_row", lambda shape, level, *rest: enter(shape, level - 1, *rest))
+    enter = diagonal.entering
+    patch.setattr(diagonal, "entering", lambda line, shape, level, *rest: enter(line, shape, level - 1, *rest))
 
 
 def _in_place(patch: Patch) -> None:
