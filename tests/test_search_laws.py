@@ -14,6 +14,7 @@ from longtake.core.rollout import Timeline
 from longtake.core.solvers import Solver
 from longtake.core.stream import stream
 from longtake.search.beam import beam
+from longtake.search.population import Population
 from longtake.testing.laws import resumed
 from tests.cases import equal, oracle, rollouts, run
 from tests.search_cases import Drift, every_search
@@ -203,3 +204,13 @@ def test_relatives_share_what_their_rows_agree_on():
     parts, width, num = rollouts()["fifo"].partitions, search.width, search.num
     bound = width * (2 * parts - 1 + num)
     assert max(costs) <= bound and min(costs[20:]) < bound
+
+
+@pytest.mark.parametrize("name", ["miga", "miga batch", "progressive", "rolling", "windows", "freenoise", "replace"])
+def test_forecasts_bound_searches_on_every_kind_of_method(name: str):
+    inner = rollouts()[name]
+    for search in (beam(inner, Drift(), 2, 2, max_lag=4), Population(inner, Drift(), 2)):
+        assert check(search, oracle(inner)) == []
+        _, engine = run(search, 8)
+        plan = forecast(search, 8)
+        assert engine.meter.nfe == plan.nfe if plan.exact else engine.meter.nfe <= plan.nfe

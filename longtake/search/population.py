@@ -22,6 +22,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from longtake.core.noise import fold
+from longtake.core.plan import mixes_levels
 from longtake.core.rollout import Emission, Info, Mix, Reward, Rollout, Timeline, View
 from longtake.core.step import Step, all_of
 from longtake.search import branch
@@ -100,7 +101,10 @@ class Population:
     @property
     def exact(self) -> bool:
         """Whether the cost does not depend on scores."""
-        return self.width == 1 and self.patience < 2
+        if self.width > 1 or self.patience > 1:
+            return False
+        # candidates of a clip differ in every row; those on a queue share rows until what they decided comes out
+        return self.when == "tick" or not mixes_levels(branch.leaf(self.inner), clean=False)
 
     @property
     def in_flight(self) -> int:
