@@ -11,7 +11,7 @@ from torch import Tensor
 def fifo(denoiser: Any, noise: Any, num: int, window: int, history: int) -> list[Tensor]:
     """FIFO with lookahead and Euler, fan-out start, on an even window. `noise(i)` is row i's initial noise.
 
-    METHODS.md 1.4: read windows of f rows with stride f/2, keep the noisier half, all reads before all writes.
+    As its released code does: read windows of f rows with stride f/2, keep the noisier half, all reads before all writes.
     """
     sig, al = denoiser.schedule.sigmas, denoiser.schedule.alphas
     top, half = len(sig) - 1, window // 2
@@ -56,7 +56,7 @@ def clips(denoiser: Any, noise: Any, num: int, window: int, overlap: int) -> lis
 
 
 def fifo_nfe(steps: int, window: int, num: int, start: str) -> int:
-    """CONTRACT.md 3: window calls of FIFO with lookahead, warm-up and exact ending included."""
+    """Window calls of FIFO with lookahead, warm-up and exact ending included."""
     parts = steps // window
     saved = parts * (2 * parts - 1)
     if start == "replicate":

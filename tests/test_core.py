@@ -85,7 +85,7 @@ def test_schedules_refuse_what_is_no_schedule():
 
 def test_vp_ends_clean_and_keeps_variance():
     schedule = vp(64)
-    assert schedule.times[1:5] == (0.0, 16.0, 32.0, 48.0) and schedule.times[-1] == 999.0  # METHODS.md 1.2
+    assert schedule.times[1:5] == (0.0, 16.0, 32.0, 48.0) and schedule.times[-1] == 999.0  # the released grid
     assert schedule.alphas[0] == 1.0
     assert all(a * a + s * s == pytest.approx(1) for a, s in zip(schedule.alphas, schedule.sigmas, strict=True))
 
@@ -238,7 +238,7 @@ def test_sides_read_the_cleaner_or_the_noisier_neighbours():
 
 
 def test_odd_windows_alternate_as_the_reference_does():
-    # METHODS.md 1.7 G8 with f = 17 and 8 rows of history: mid points 8, 17, 25, 34 become writes of 9, 8, 9, 8
+    # the released code with f = 17 and 8 rows of history: mid points 8, 17, 25, 34 become writes of 9, 8, 9, 8
     from fractions import Fraction
 
     windows = sweep(range(0, 34), Grid(17, Fraction(17, 2)), 0, range(-8, 34))

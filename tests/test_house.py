@@ -124,7 +124,7 @@ def _tracked() -> list[Path]:
 
 
 def test_sizes_of_what_is_tracked():
-    """CONTRACT.md 5, in MiB."""
+    """What may be shipped, in MiB."""
     files = {path: path.stat().st_size / 2**20 for path in _tracked()}
     assert sum(files.values()) <= 60
     weights = {path: size for path, size in files.items() if "weights" in path.parts}

@@ -1,4 +1,4 @@
-"""The laws of DESIGN.md 5 on the exact oracle: rho = .9 couples rows, rho = 0 makes them separable."""
+"""The laws on the exact oracle: rho = .9 couples rows, rho = 0 makes them separable."""
 
 from __future__ import annotations
 
@@ -66,7 +66,8 @@ def test_on_the_separable_oracle_every_method_is_plain(name: str, solver: Solver
 def test_methods_do_differ_on_the_coupled_oracle():
     got = {name: torch.stack(run(rollouts()[name], WINDOW)[0]) for name in CASES if name != "fifo odd"}
     names = [name for name in got if name != "plain"]
-    for same in ("chunk disjoint", "chunk matched", "replace", "miga batch"):  # the first chunk is the first chunk; batch = stream
+    # the first chunk is the first chunk, and batch = stream
+    for same in ("chunk disjoint", "chunk matched", "replace", "miga batch"):
         names.remove(same)
     for left in names:
         for right in names:

@@ -2,7 +2,7 @@
 
     python benchmarks/gpu/overhead.py --out overhead.json [--small]      (--small: a size that a CPU can check)
 
-Overhead is CONTRACT.md 3's: the denoising loop over the same batches' transformer calls alone, A/B/A, median of 5.
+Overhead: the denoising loop over the same batches' transformer calls alone, A/B/A, median of 5.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ def vp(num_steps: int, beta_start: float = 0.00085, beta_end: float = 0.012, num
     """Variance preserving with scaled-linear betas; times evenly spaced over the training range, both ends included.
 
     FIFO's grid for VideoCrafter2: round(linspace(0, 999, S)), and below it a level that is really clean, where the
-    reference stops at the first training time (METHODS.md 1.7, G1).
+    reference stops at the first training time.
     """
     ramp = [math.sqrt(beta_start) + (math.sqrt(beta_end) - math.sqrt(beta_start)) * i / (num_train - 1)
             for i in range(num_train)]  # fmt: skip

@@ -36,7 +36,7 @@ class Grid:
     """How a range of rows is cut into windows.
 
     size     rows that one window reads, anchors included
-    stride   rows that it writes; a fraction such as 17/2 alternates between 8 and 9 (odd windows, METHODS.md 1.7 G8)
+    stride   rows that it writes; a fraction such as 17/2 alternates between 8 and 9 (halves of odd windows)
     side     "before" reads cleaner rows and writes the noisier end (FIFO); "after" the reverse (MIGA)
     """
 

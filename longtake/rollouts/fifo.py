@@ -4,8 +4,8 @@ Kim et al. 2024, diagonal denoising with latent partitioning and lookahead denoi
 Symbols: f -> window, n -> partitions, S = T = n f -> schedule.num_steps, N -> latents wanted (the engine's affair).
 
 Deviations from the paper and from its reference code
-- every row really ends clean: the reference's last step is an identity that leaves 3 % noise (METHODS.md 1.7, G1)
-- eta is 0 by default; the reference runs DDIM with eta 1 (G1; SPINE.md (d) 19 says why not under a search)
+- every row really ends clean: the reference's last step is an identity that leaves 3 % noise
+- eta is 0 by default; the reference runs DDIM with eta 1 (which draws most of a row anew after a search has looked at it)
 - a row keeps the prompt of its own place in time; the reference switches the whole queue at once (G5)
 - `start="fanout"` (default) needs no base clip: the queue fills one row a tick. "replicate" is the reference's
   (Sec. 1.3): a base clip of S steps, its first latent repeated down the queue, S - f warm-up latents thrown away.
@@ -125,7 +125,7 @@ class Fifo:
     view = staticmethod(diagonal.view)
 
     def _base_clip(self, path: int, timeline: Timeline) -> Step[list[Tensor]]:
-        # METHODS.md 1.3, 1: an ordinary clip of f latents with all S steps
+        # the released code: an ordinary clip of f latents with all S steps
         base, steps = fold(path, "base clip"), self.schedule.num_steps
         rows = tuple(noise_row(self.shape, steps, index, base) for index in range(self.window))
         queue, every = Queue(rows), tuple(range(self.window))
@@ -136,7 +136,7 @@ class Fifo:
     def _replicated(
         self, clip: Sequence[Tensor], first: int, path: int, timeline: Timeline, past: Sequence[Tensor]
     ) -> LineState:
-        """METHODS.md 1.3, 2: rows `first`... at levels 1..S, the clip on the noisiest and its first latent before."""
+        """As in the released code: rows `first`... at levels 1..S, the clip on the noisiest and its first latent before."""
         steps, kept = self.schedule.num_steps, self.line.history
         rows: list[Row] = []
         for place in range(steps):

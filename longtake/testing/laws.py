@@ -47,7 +47,7 @@ def check_denoiser(denoiser: Denoiser, num_rows: int = 3, tolerance: float = 1e-
 
 
 def check_rollout(rollout: Rollout[Any], denoiser: Denoiser, num_latents: int = 10, batch: int = 1) -> None:
-    """A rollout that resumes, streams, forks and can be searched: the laws of DESIGN.md 5 that need no second side."""
+    """A rollout that resumes, streams, forks and can be searched: the laws that need no second side."""
     want = _run(rollout, denoiser, num_latents, batch)
     _hold("a run repeats itself", _equal(want, _run(rollout, denoiser, num_latents, batch)))
     _hold("it emits what is asked", len(want) >= num_latents)
