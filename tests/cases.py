@@ -47,6 +47,7 @@ def rollouts(solver: Solver = SOLVERS[0]) -> dict[str, Any]:
         "plain": Plain(SHAPE, s, solver, WINDOW),
         "chunk": Chunk(SHAPE, s, solver, WINDOW, overlap=2),
         "chunk disjoint": Chunk(SHAPE, s, solver, WINDOW, overlap=0),
+        "chunk led": Chunk(SHAPE, s, solver, WINDOW, overlap=3, lead="first"),
         "chunk matched": Chunk(SHAPE, s, solver, WINDOW, overlap=2, color_match="adain"),
         "fifo": Fifo(SHAPE, s, solver, WINDOW),
         "fifo replicate": Fifo(SHAPE, s, solver, WINDOW, start="replicate"),

@@ -420,8 +420,8 @@ def test_a_video_may_end_on_a_picture(name: str):
         made.append([x for _, emission in stream(rollout, engine, state, many) for x in emission.latents][:many])
     free, given = made
     assert torch.equal(given[-1], picture) if name != "chunk matched" else len(given) == many
-    # clips of `replace` end before it, and disjoint windows may not see it
-    if name not in ("replace", "chunk disjoint", "fifo disjoint", "progressive wide", "chunk matched"):
+    # clips of `replace` end before it (those of `chunk led` too), and disjoint windows may not see it
+    if name not in ("replace", "chunk led", "chunk disjoint", "fifo disjoint", "progressive wide", "chunk matched"):
         assert not torch.equal(given[-2], free[-2])
         assert float((given[-2] * picture).mean()) > float((free[-2] * picture).mean())
     before = 0 if name in FIXED else max(many - 1 - rollout.in_flight, 0)
@@ -435,3 +435,20 @@ def test_the_table_of_the_documentation_is_the_program_s():
 
     script = runpy.run_path(str(Path(__file__).parent.parent / "scripts" / "methods_table.py"))
     assert script["table"]() in script["DOC"].read_text(), "run python scripts/methods_table.py"
+
+
+def test_chunk_led_by_the_first_latent_equals_an_independent_loop():
+    rollout = rollouts()["chunk led"]
+    den, sig, done = oracle(rollout), S16.sigmas, []
+    while len(done) < 23:
+        context = [done[0], *done[-2:]] if done else []
+        fresh = [noise(len(done) + place) for place in range(WINDOW - len(context))]
+        for k in range(16, 0, -1):
+            levels = torch.tensor([[0] * len(context) + [k] * len(fresh)])
+            x0 = den(torch.stack(context + fresh)[None], levels, ["a"])[0][len(context) :]
+            fresh = [x + (sig[k - 1] - sig[k]) * (x - clean) / sig[k] for x, clean in zip(fresh, x0, strict=True)]
+        done += fresh
+    assert apart(run(rollout, 23)[0], done[:23]) < 1e-5
+    for bad in (dict(overlap=1), dict(lead="none")):
+        with pytest.raises(ValueError, match="lead"):
+            Chunk(SHAPE, S16, **{"lead": "first", **bad})

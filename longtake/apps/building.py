@@ -166,7 +166,7 @@ def make_chunk(materials: Materials, values: Values) -> Chunk:
     join = values.get("join", "latent")
     shared = values.get("overlap", 1 if join == "pixel" else OVERLAP)
     codec = materials.codec if join == "pixel" else None
-    return Chunk(*materials.basics, shared, join, codec, values.get("color_match", "none"))
+    return Chunk(*materials.basics, shared, join, codec, values.get("color_match", "none"), values.get("lead", "last"))
 
 
 def make_progressive(materials: Materials, values: Values) -> Progressive:

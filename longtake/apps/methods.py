@@ -54,6 +54,9 @@ METHODS: dict[str, Method] = {
             (
                 Parameter("join", ("latent", "pixel"), "hand over latents, or the last picture"),
                 Parameter("overlap", int, "latents that guide the next clip", 0),
+                Parameter(
+                    "lead", ("last", "first"), "first latent of later windows: their oldest guide, or the video's"
+                ),
                 Parameter("color_match", ("none", "adain"), "bring later clips to the colours of the first"),
             ),
             one_level=True,

@@ -6,6 +6,10 @@ the first image of the next clip, as image-to-video pipelines chain (k-step pape
 which both clips hold, is dropped from the second. Users trace colour drift to that round trip, so `latent` is the
 default.
 
+`lead="first"` puts the video's own first latent at position 0 of every later window, in the place of the oldest guide:
+image-first networks learned to find a picture's latent there, which a continuing window does not have. On pocket this
+keeps place and colours (benchmarks/position0.py). Off by default, since it also holds on to what should change.
+
 `color_match="adain"` brings every clip after the first to the first one's mean and spread of each latent channel, which
 stops slow drifts of colour, and real changes of light with them; it is off by default.
 
@@ -37,8 +41,9 @@ from longtake.rollouts.diagonal import Diagonal, LineState
 
 @dataclass(frozen=True, eq=False)
 class ChunkState(LineState):
-    """With the first clip's mean and standard deviation of each channel (C, 1, 1), to which later ones are brought."""
+    """With what later clips are held to: the video's first latent, the first clip's mean and spread by channel."""
 
+    first: Tensor | None = None
     colours: tuple[Tensor, Tensor] | None = None
 
 
@@ -54,8 +59,16 @@ class Chunk:
     join: Literal["latent", "pixel"] = "latent"
     codec: Codec | None = None
     color_match: Literal["none", "adain"] = "none"
+    lead: Literal["last", "first"] = "last"
 
     def __post_init__(self) -> None:
+        if self.lead not in ("last", "first"):
+            raise ValueError(f"chunk.lead must be last or first, got {self.lead!r}")
+        if self.lead == "first" and (self.overlap < 2 or self.join == "pixel"):
+            raise ValueError(
+                f"chunk.lead=first exchanges one of at least 2 guiding latents, with chunk.join=latent; "
+                f"got {self.overlap}, {self.join}"
+            )
         if self.color_match not in ("none", "adain"):
             raise ValueError(f"chunk.color_match must be none or adain, got {self.color_match!r}")
         if not 0 <= self.overlap < self.window:
@@ -95,7 +108,9 @@ class Chunk:
 
     def step(self, state: LineState) -> Step[tuple[LineState, Emission]]:
         """All rows of the clip one level down; at the end of a clip, the join."""
-        following, emission = yield from self.line.step(state)
+        following, emission = yield from self._stepped(state)
+        if emission.latents and (self.color_match == "adain" or self.lead == "first"):
+            following = _kept(following, emission)
         if emission.latents and self.color_match == "adain":
             following, emission = _matched(following, emission)
         if emission.latents and self.join == "pixel":
@@ -107,6 +122,16 @@ class Chunk:
         view = yield from self.line.preview(state, steps)
         guide = tuple(row.x for row in state.queue.rows if row.index < state.head) if self.join == "pixel" else ()
         return replace(view, guide=guide)
+
+    def _stepped(self, state: LineState) -> Step[tuple[LineState, Emission]]:
+        first = getattr(state, "first", None)
+        held = [row for row in state.queue.rows if row.index < state.head]
+        if self.lead == "last" or first is None or not held:
+            return (yield from self.line.step(state))
+        led = state.queue.replaced([replace(held[0], x=first)])
+        following, emission = yield from self.line.step(replace(state, queue=led))
+        kept = [held[0]] if held[0].index >= following.queue.start else []
+        return replace(following, queue=following.queue.replaced(kept)), emission
 
     fresh = staticmethod(diagonal.fresh)
     fork = staticmethod(diagonal.fork)
@@ -123,6 +148,14 @@ class Chunk:
         return replace(following, queue=following.queue.replaced([row])), replace(emission, guide=guide)
 
 
+def _kept(following: LineState, emission: Emission) -> LineState:
+    """The state with the first latent of the video."""
+    if isinstance(following, ChunkState):
+        return following
+    plain = {item.name: getattr(following, item.name) for item in fields(LineState)}
+    return ChunkState(**plain, first=emission.latents[0])
+
+
 def _matched(following: LineState, emission: Emission) -> tuple[LineState, Emission]:
     """AdaIN (Huang & Belongie 2017, Eq. 8) over a clip: later clips get the statistics of the first, by channel."""
     clip = torch.stack(emission.latents)
@@ -130,8 +163,7 @@ def _matched(following: LineState, emission: Emission) -> tuple[LineState, Emiss
     std = (clip - mean).square().mean(dim=(0, 2, 3), keepdim=True)[0].sqrt()
     known = getattr(following, "colours", None)
     if known is None:
-        plain = {item.name: getattr(following, item.name) for item in fields(LineState)}
-        return ChunkState(**plain, colours=(mean, std)), emission
+        return replace(following, colours=(mean, std)), emission
     latents = tuple(((x - mean) / std.clamp_min(1e-6) * known[1] + known[0]) for x in emission.latents)
     last = emission.start + len(latents)
     held = [row for row in following.queue.rows if emission.start <= row.index < last]

@@ -5,8 +5,8 @@ Symbols: f -> window, n -> partitions, S = T = n f -> schedule.num_steps, N -> l
 
 Deviations from the paper and from its reference code
 - every row really ends clean: the reference's last step is an identity that leaves 3 % noise
-- eta is 0 by default; the reference runs DDIM with eta 1 (which draws most of a row anew after a search has looked at it)
-- a row keeps the prompt of its own place in time; the reference switches the whole queue at once (G5)
+- eta is 0 by default; the reference runs DDIM with eta 1, which erases what a search has chosen
+- a row keeps the prompt of its own place in time; the reference switches the whole queue at once
 - `start="fanout"` (default) needs no base clip: the queue fills one row a tick. "replicate" is the reference's
   (Sec. 1.3): a base clip of S steps, its first latent repeated down the queue, S - f warm-up latents thrown away.
   Replicating from a user's clip repeats its last latent, so that the first latent out continues the clip.
@@ -136,7 +136,7 @@ class Fifo:
     def _replicated(
         self, clip: Sequence[Tensor], first: int, path: int, timeline: Timeline, past: Sequence[Tensor]
     ) -> LineState:
-        """As in the released code: rows `first`... at levels 1..S, the clip on the noisiest and its first latent before."""
+        """The released code: rows `first`... at levels 1..S, the clip on the noisiest, its first latent before."""
         steps, kept = self.schedule.num_steps, self.line.history
         rows: list[Row] = []
         for place in range(steps):
