@@ -19,7 +19,7 @@ from longtake.apps.guiding import make_guide
 from longtake.apps.pictures import context_of, ending_of
 from longtake.apps.planning import cost, dry_rollout, plan
 from longtake.apps.settings import Request, Settings
-from longtake.apps.stories import embedded, note_environment, turn_prompts, turns_of
+from longtake.apps.stories import embedded, note_environment, same_weights, turn_prompts, turns_of
 from longtake.core.check import check
 from longtake.core.engine import Engine, cost_of
 from longtake.core.solvers import Solver
@@ -103,12 +103,7 @@ def build(settings: Settings, live: Any = None, fresh: bool = False) -> Session:
     rollout, notes = _rollout(settings, model)
     notes = [f"device {device}, {model.dtype}", *model.notes, *notes]
     batch = settings.batch or (8 if device.type == "cuda" else 1)
-    if settings.model_hash not in (None, model.weights_hash):
-        raise UsageError(
-            f"the weights of {settings.model} are not those that the run began with ({model.weights_hash[:12]} instead "
-            f"of {str(settings.model_hash)[:12]}); put those back, or go on with others from the film: "
-            f"longtake generate ... --video video.mp4 --model {settings.model}"
-        )
+    same_weights(settings, model.weights_hash)
     settings = replace(
         settings,
         solver=model.solver,

@@ -120,6 +120,16 @@ def turn_prompts(settings: Settings) -> list[str]:
     return [turn.prompt for turn in turns_of(settings) if turn.prompt is not None]
 
 
+def same_weights(settings: Settings, weights_hash: str) -> None:
+    """UsageError unless the weights are those that the run began with, if it has begun."""
+    if settings.model_hash not in (None, weights_hash):
+        raise UsageError(
+            f"the weights of {settings.model} are not those that the run began with ({weights_hash[:12]} instead "
+            f"of {str(settings.model_hash)[:12]}); put those back, or go on with others from the film: "
+            f"longtake generate ... --video video.mp4 --model {settings.model}"
+        )
+
+
 def note_environment(settings: Settings, folder: RunDir, frame: int) -> None:
     """Say, and note in run.json, if a run goes on where its bits may differ: another device, other versions."""
     begun = folder.settings()
