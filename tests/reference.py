@@ -11,7 +11,7 @@ from torch import Tensor
 def fifo(denoiser: Any, noise: Any, num: int, window: int, history: int) -> list[Tensor]:
     """FIFO with lookahead and Euler, fan-out start, on an even window. `noise(i)` is row i's initial noise.
 
-    As its released code does: read windows of f rows with stride f/2, keep the noisier half, all reads before all writes.
+    As released: windows of f rows with stride f/2, the noisier half is kept, all reads before all writes.
     """
     sig, al = denoiser.schedule.sigmas, denoiser.schedule.alphas
     top, half = len(sig) - 1, window // 2

@@ -128,3 +128,19 @@ def test_a_prompt_and_a_file_of_prompts_are_one_too_many(tmp_path: Path):
     assert replace(again, prompt="") == replace(settings, prompt="")
     with pytest.raises(UsageError, match="give one"):
         plan(Request("a dog", prompt_file=path))
+
+
+def test_presets_are_what_papers_say_and_what_is_typed_counts_more():
+    plain = plan(Request("a dog walks right", preset="miga-wan", seconds=4, seed=1))[0]
+    assert (plain.method, plain.steps, plain.search) == ("miga", 54, "reflect")
+    assert plain.parameters["zigzag"] == 7 and plain.search_parameters == {"threshold": 0.01, "tries": 3}
+    typed = Request("a dog walks right", preset="miga-wan", seconds=4, seed=1, steps=40, set=("miga.zigzag=2",))
+    typed = plan(replace(typed, guidance=2.0, search="reflect"))[0]
+    assert (typed.steps, typed.parameters["zigzag"], typed.guidance) == (40, 2, 2.0)
+    other = plan(Request("a dog walks right", preset="miga-wan", method="chunk", seconds=4, seed=1))[0]
+    assert other.method == "chunk" and other.search == "none" and "zigzag" not in other.parameters
+    lab = {name: plan(Request("a dog walks right", preset="lab", method=name, seconds=4, seed=1))[0]
+           for name in ("fifo", "progressive", "miga", "chunk", "windows")}  # fmt: skip
+    assert {settings.steps for settings in lab.values()} == {24}
+    assert lab["progressive"].parameters == {"window": 8, "chunk": 2, "prefix": 2}
+    assert lab["miga"].parameters["handover"] == 3 and lab["fifo"].parameters["partitions"] == 2

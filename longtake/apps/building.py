@@ -153,12 +153,10 @@ def make_fifo(materials: Materials, values: Values) -> Fifo:
     """FIFO."""
     named = {name: values[name] for name in ("lookahead", "stride", "side", "history") if name in values}
     shape, schedule, solver, window = materials.basics
-    if values.get("eta"):
-        if solver.name not in ("euler", "ddim"):
-            raise UsageError(f"fifo.eta is a parameter of --solver ddim, not of {solver.name}; add --solver ddim")
-        solver = Solver("ddim", values["eta"])
     start = values.get("init", "fanout")
-    return Fifo(shape, schedule, solver, window, start=start, end=materials.end("fifo"), **named)
+    return Fifo(
+        shape, schedule, _noisy(solver, values, "fifo"), window, start=start, end=materials.end("fifo"), **named
+    )
 
 
 def make_chunk(materials: Materials, values: Values) -> Chunk:
@@ -179,7 +177,18 @@ def make_progressive(materials: Materials, values: Values) -> Progressive:
 def make_miga(materials: Materials, values: Values) -> Miga:
     """MIGA."""
     end = materials.length("miga with miga.stage2=batch") if values.get("stage2") == "batch" else None
-    return Miga(*materials.basics, **values, end=end)
+    shape, schedule, solver, window = materials.basics
+    named = {name: value for name, value in values.items() if name != "eta"}
+    return Miga(shape, schedule, _noisy(solver, values, "miga"), window, **named, end=end)
+
+
+def _noisy(solver: Solver, values: Values, name: str) -> Solver:
+    """The solver with the noise that METHOD.eta asks for."""
+    if not values.get("eta"):
+        return solver
+    if solver.name not in ("euler", "ddim"):
+        raise UsageError(f"{name}.eta is a parameter of --solver ddim, not of {solver.name}; add --solver ddim")
+    return Solver("ddim", values["eta"])
 
 
 def overlap(window: int, values: Values) -> int:

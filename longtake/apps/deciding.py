@@ -30,6 +30,7 @@ def decide(request: Request, facts: Facts) -> tuple[Settings, list[str]]:
     """All settings of a run, and one line for each that the user should know was chosen."""
     notes: list[str] = []
     preset = PRESETS[request.preset] if request.preset else {}
+    request = _beside(request, preset)
     row = _method(request, preset, facts, notes)
     search_name, reward_values, others = search_sets(request)
     values, general = parse_sets(others, row, search_parameters(request.search))
@@ -68,12 +69,23 @@ def decide(request: Request, facts: Facts) -> tuple[Settings, list[str]]:
         options=options_of(request.set),
         prompts=[asdict(scene) for scene in story],
         search=search_name,
-        search_parameters={k.partition(".")[2]: v for k, v in general.items() if k.startswith(f"{search_name}.")},
+        search_parameters=preset.get("searches", {}).get(search_name, {})
+        | {k.partition(".")[2]: v for k, v in general.items() if k.startswith(f"{search_name}.")},
         reward_parameters=reward_values,
         batch=general.get("batch"),
         **rest,
     )
     return settings, notes
+
+
+def _beside(request: Request, preset: dict[str, Any]) -> Request:
+    """The request with what a preset says of it and nobody typed."""
+    changes = {name: preset[name] for name in ("solver", "guidance") if name in preset and not getattr(request, name)}
+    named = request.method or preset.get("method")
+    same = named is not None and method(named).name == preset.get("method")
+    if request.search == "none" and "search" in preset and same:
+        changes["search"] = preset["search"]
+    return replace(request, **changes)
 
 
 def _absolute(path: str | Path | None) -> str | None:

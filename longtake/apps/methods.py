@@ -122,6 +122,7 @@ METHODS: dict[str, Method] = {
                 Parameter("side", ("after", "before"), "where a window reads beyond what it moves"),
                 Parameter("rotate", bool, "move the windows with every sweep"),
                 Parameter("stage2", ("stream", "batch"), "unified sweeps as rows come, or at the end over all"),
+                Parameter("eta", float, "noise of each step, 0 to 1, with --solver ddim", 0),
                 Parameter("refine", int, "levels of noise put back and removed once more", 0),
             ),
         ),

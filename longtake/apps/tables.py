@@ -12,6 +12,14 @@ from longtake.apps.methods import Method as Method
 from longtake.apps.parameters import Parameter, choose
 from longtake.errors import UsageError
 
+FIFO_VC2: dict[str, Any] = {
+    "method": "fifo", "solver": "ddim", "guidance": 12.0, "methods": {"fifo": {"partitions": 4, "eta": 1.0}},
+}  # fmt: skip
+MIGA_WAN: dict[str, Any] = {
+    "method": "miga", "steps": 54, "guidance": 5.0,
+    "methods": {"miga": {"zigzag": 7, "handover": 9, "anchors": 4, "side": "after"}},
+}  # fmt: skip
+
 PRESETS: dict[str, dict[str, Any]] = {
     # the setting of all search tables
     "lab": {
@@ -22,19 +30,38 @@ PRESETS: dict[str, dict[str, Any]] = {
             "progressive": {"window": 8, "chunk": 2, "prefix": 2},
         },
     },
-    # MIGA Sec. 4.1, for Wan2.1-1.3B: 54 steps, groups of 7, e = 10, 4 guides; with --search reflect it is whole
-    "miga-paper": {
-        "method": "miga",
-        "steps": 54,
-        "methods": {"miga": {"zigzag": 7, "handover": 9, "anchors": 4, "side": "after"}},
+    # FIFO-Diffusion's released defaults, on VideoCrafter2
+    "fifo-vc2": FIFO_VC2,
+    # ScalingNoise Sec. 4.1 on the same, all four proposals
+    "scalingnoise-vc2": FIFO_VC2 | {"search": "beam", "searches": {"beam": {"width": 3, "candidates": 5}}},
+    # MIGA Sec. 4.1: T = 64, groups of 4, e = 10, 6 guides
+    "miga-vc2": {
+        "method": "miga", "steps": 64, "solver": "ddim", "guidance": 12.0, "search": "reflect",
+        "methods": {"miga": {"zigzag": 4, "handover": 9, "anchors": 6, "side": "after", "eta": 1.0}},
+        "searches": {"reflect": {"threshold": 0.01, "tries": 5}},
     },
-    # the same as its released code runs it, but for writing in place
-    "miga-code-jacobi": {
-        "method": "miga",
-        "steps": 54,
-        "methods": {"miga": {"zigzag": 7, "handover": 9, "anchors": 4, "side": "after", "rotate": True, "refine": 10}},
+    # the same for Wan2.1-1.3B: 54 steps, groups of 7, 4 guides
+    "miga-wan": MIGA_WAN | {"search": "reflect", "searches": {"reflect": {"threshold": 0.01, "tries": 3}}},
+    "miga-paper": MIGA_WAN,
+    # as its released code runs it, but for writing in place
+    "miga-code-jacobi": MIGA_WAN | {"methods": {"miga": {**MIGA_WAN["methods"]["miga"], "rotate": True, "refine": 10}}},
+    # PA-VDM Sec. 4 on Open-Sora 1.2, whose longtake.json has "window": 35
+    "pa-opensora": {
+        "method": "progressive", "steps": 30, "guidance": 7.0,
+        "methods": {"progressive": {"window": 30, "chunk": 5, "prefix": 5}},
     },
-}
+    # the k-step paper, Sec. 4.1
+    "kstep-svd": {
+        "method": "chunk", "steps": 50, "search": "k-step", "methods": {"chunk": {"join": "pixel"}},
+        "searches": {"k-step": {"candidates": 10, "preview_steps": 8}},
+    },
+    # LatSearch's released defaults: scored after 10, 15 and 20 of 50 steps
+    "latsearch-wan": {
+        "method": "plain", "steps": 50, "guidance": 5.0, "search": "latsearch",
+        "searches": {"latsearch": {"particles": 6, "levels": (40, 35, 30), "correlation": 0.1}},
+    },
+}  # fmt: skip
+"""Named settings; what is typed beside them counts more. `methods` and `searches` hold their parameters."""
 
 GENERAL = (
     Parameter("batch", int, "most windows in one forward", 1),
