@@ -445,3 +445,21 @@ def test_small_words() -> None:
         and parse_fps(12) == 12
         and str(parse_fps("24000/1001")) == "24000/1001"
     )
+
+
+def test_a_video_ends_on_a_picture(cli: Any, tiny: Path, tmp_path: Path) -> None:
+    """The end changes, the beginning does not; endless videos and single latents have no place for it."""
+    from PIL import Image
+
+    Image.new("RGB", (40, 40), (200, 30, 30)).save("red.png")
+    common = ("--frames", 41, "--method", "chunk", "--steps", 4)
+    shas = []
+    for out, extra in (("free", ()), ("ended", ("--last-image", "red.png"))):
+        said = make(cli, tiny, *common, "--out", out, *extra)
+        assert said.code == 0, said.err
+        lines = [json.loads(line) for line in (tmp_path / out / "trace.jsonl").read_text().splitlines()]
+        shas.append([line["sha256"] for line in lines])
+    assert len(shas[0]) == len(shas[1]) > 2 and shas[0][0] == shas[1][0] and shas[0][-1] != shas[1][-1]
+    for wrong in (("--seconds", "inf"), ("--frames", 1)):
+        said = make(cli, tiny, "--method", "chunk", "--steps", 4, "--last-image", "red.png", *wrong)
+        assert said.code == 2 and "needs a video with an end" in said.err
