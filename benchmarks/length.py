@@ -1,6 +1,6 @@
-"""Flat memory over a long run: FIFO on the tiny random pipeline or on pocket, decoded, filmed and checkpointed.
+"""Flat memory over a long run: FIFO or MIGA on the tiny random pipeline or on pocket, decoded, filmed, checkpointed.
 
-    python benchmarks/length.py [--latents 10000] [--model tiny|pocket] [--out benchmarks/results/length.jsonl]
+    python benchmarks/length.py [--latents 10000] [--model tiny|pocket] [--method fifo|miga]
 
 Appends one row: resident size, open files and the disk taken by state (checkpoints and snapshots, not the film and its
 trace) at 10 % and at the end. Flat is at most 2 % or 8 MB more memory, no file more, and no more than the 32 snapshots
@@ -23,13 +23,19 @@ from typing import Any
 import psutil
 import torch
 
-from longtake.apps import session
+from longtake.apps import planning, session
 from longtake.apps.settings import Request
 from longtake.output.snapshots import LIMIT
 from longtake.testing.tiny import save_tiny
 
+CHEAP = {
+    "fifo": ("fifo.partitions=1",),
+    "miga": ("miga.zigzag=2", "miga.handover=1", "miga.anchors=1"),
+}
+"""Few network calls a latent: what is measured is memory, not pictures."""
 
-def measure(num_latents: int, model: str = "tiny") -> dict[str, Any]:
+
+def measure(num_latents: int, model: str = "tiny", method: str = "fifo") -> dict[str, Any]:
     """Run to `num_latents` latents and sample memory, handles and disk."""
     process, samples = psutil.Process(), []
     with tempfile.TemporaryDirectory() as folder:
@@ -41,13 +47,16 @@ def measure(num_latents: int, model: str = "tiny") -> dict[str, Any]:
             (Path(source) / "longtake.json").write_text(json.dumps(small))
         frames = 1 + 4 * (num_latents - 1)
         prompt = "a dog walks right across green hills at noon"
-        request = Request(prompt, model=source, method="fifo", frames=frames, seed=1, guidance=1.0,
-                          set=("fifo.partitions=1",))  # fmt: skip
-        work = session.start(request)
+        steps = None if method == "fifo" else 4 if model == "tiny" else 12
+        request = Request(prompt, model=source, method=method, frames=frames, seed=1, guidance=1.0, steps=steps,
+                          set=CHEAP[method])  # fmt: skip
+        announced = planning.dry_run(*planning.plan(request)[:2])[0].first_nfe
+        work, first = session.start(request), 0
         run = session.begin(work, Path(folder) / "run")
         began, latest = time.time(), 0
         with session.running(work, run) as (_, progress):
             for at in progress:
+                first = first or (work.job.engine.meter.nfe if at.frames else 0)
                 if at.frames * 100 // frames > latest:
                     latest = at.frames * 100 // frames
                     gc.collect()
@@ -58,7 +67,8 @@ def measure(num_latents: int, model: str = "tiny") -> dict[str, Any]:
     largest = max(late[2] / max(snapshots + 2, 1), 1)  # of one state: the newest, the open one and the snapshots
     flat = late[0] - early[0] <= max(0.02 * early[0], 8 << 20) and late[1] <= early[1] and snapshots <= LIMIT
     return {
-        "model": model, "latents": num_latents, "frames": ended.get("frames"), "nfe": ended.get("nfe"),
+        "model": model, "method": method, "latents": num_latents, "frames": ended.get("frames"),
+        "nfe": ended.get("nfe"), "first_nfe_announced": announced, "first_nfe": first,
         "seconds": round(time.time() - began, 1), "rss_at_10": early[0], "rss_at_end": late[0],
         "growth": late[0] - early[0], "files_at_10": early[1], "files_at_end": late[1], "state_at_10": early[2],
         "state_at_end": late[2], "snapshots": snapshots, "state_bytes": round(largest), "flat": flat,
@@ -75,12 +85,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--latents", type=int, default=10_000)
     parser.add_argument("--model", choices=("tiny", "pocket"), default="tiny")
+    parser.add_argument("--method", choices=tuple(CHEAP), default="fifo")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "length.jsonl")
     options = parser.parse_args()
     torch.set_num_threads(1)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     row = {"date": datetime.date.today().isoformat(), "commit": commit, "machine": platform.processor() or "cpu",
-           **measure(options.latents, options.model)}  # fmt: skip
+           **measure(options.latents, options.model, options.method)}  # fmt: skip
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with options.out.open("a") as file:
         file.write(json.dumps(row) + "\n")
