@@ -4,7 +4,8 @@
 
 A video begins with the latent of one pixel frame, and windows that continue it begin with a latent of four. Arms:
 `as is` (that latent), `picture` (its last pixel frame, decoded and encoded again as a picture), `anchor` (the latent
-that the video itself began with). Only rows that a window reads and does not write are exchanged. A row an arm and
+that the video itself began with); beside them `adain`, which is not about position 0: later clips of `chunk` brought to
+the first one's colours (`chunk.color_match`). Only rows that a window reads and does not write are exchanged. A row an arm and
 caption in `results/position0.jsonl`, resumable; the last lines printed are paired differences to `as is` with 95 %
 bootstrap intervals over captions. What each curve means: longtake/metrics/world_drift.
 """
@@ -35,7 +36,7 @@ from longtake.rollouts.progressive import Progressive
 from longtake.world.captions import caption
 from longtake.world.grammar import scene
 
-ARMS = ("as is", "picture", "anchor")
+ARMS = ("as is", "picture", "anchor", "adain")
 OUT = world_rows.RESULTS / "position0.jsonl"
 
 
@@ -62,7 +63,13 @@ class Led(Engine):
 
     def _led(self, call: Call) -> Call:
         index = call.window.read[0]
-        if self.arm == "as is" or index < 1 or index in call.window.write or call.levels[0] or index >= len(self.done):
+        if (
+            self.arm in ("as is", "adain")
+            or index < 1
+            or index in call.window.write
+            or call.levels[0]
+            or index >= len(self.done)
+        ):
             return call
         if self.arm == "anchor":
             return replace(call, x=(self.done[0], *call.x[1:]))
@@ -75,7 +82,9 @@ def film(model: Any, method: str, arm: str, prompt: str, seed: int, num_latents:
     """A long shot uint8 [T,H,W,3] and its network evaluations."""
     can, schedule, solver = model.denoiser.can, model.denoiser.schedule, Solver(model.solver)
     rollout: Any = {
-        "chunk": lambda: Chunk(can.latent_shape, schedule, solver, can.window, 2),
+        "chunk": lambda: Chunk(
+            can.latent_shape, schedule, solver, can.window, 2, color_match="adain" if arm == "adain" else "none"
+        ),
         "fifo": lambda: Fifo(can.latent_shape, schedule, solver, can.window),
         "progressive": lambda: Progressive(can.latent_shape, schedule, solver, can.window - 1),
     }[method]()
@@ -98,7 +107,7 @@ def measure(options: argparse.Namespace) -> None:
     for number in range(options.captions):
         wanted = scene(number, "heldout")
         for method in options.methods:
-            for arm in ARMS:
+            for arm in options.arms if method == "chunk" else [a for a in options.arms if a != "adain"]:
                 row = {"arm": f"{method}, {arm}", "caption": caption(wanted), "seed": number, "judge": judging.label(),
                        "weights": models[method].weights_hash, "frames": 4 * num_latents - 3}  # fmt: skip
                 if world_rows.key_of(row) in known:
@@ -137,6 +146,7 @@ def main() -> None:
     parser.add_argument("--captions", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=23)
     parser.add_argument("--methods", nargs="+", default=["chunk", "fifo", "progressive"])
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--table", action="store_true", help="only print what is there")
     options = parser.parse_args()
     if not options.table:
