@@ -14,6 +14,8 @@ fi
 export LONGTAKE_CACHE="$out/cache" HF_HUB_OFFLINE=1
 run() { echo "== $*"; timeout 540 "$@" || echo "failed or cut off: $*"; }
 run python3 benchmarks/gpu/overhead.py --out "$out/overhead.json"
+run python3 benchmarks/gpu/wan.py --out "$out/wan.json"
+run python3 benchmarks/gpu/wan.py --out "$out/wan-compiled.json" --compile --batches 4
 run python3 -m longtake.training.vae --stage stills --minutes 4 --device cuda --out "$out/cache"
 run python3 -m longtake.training.vae --stage clips --minutes 4 --device cuda --out "$out/cache"
 for stage in stills short long; do
