@@ -2,12 +2,12 @@
 
     python benchmarks/position0.py [--captions 8] [--seconds 20] [--methods chunk fifo progressive]
 
-A video begins with the latent of one pixel frame, and windows that continue it begin with a latent of four. Arms:
-`as is` (that latent), `picture` (its last pixel frame, decoded and encoded again as a picture), `anchor` (the latent
-that the video itself began with); beside them `adain`, which is not about position 0: later clips of `chunk` brought to
-the first one's colours (`chunk.color_match`). Only rows that a window reads and does not write are exchanged. A row an arm and
-caption in `results/position0.jsonl`, resumable; the last lines printed are paired differences to `as is` with 95 %
-bootstrap intervals over captions. What each curve means: longtake/metrics/world_drift.
+A video begins with the latent of one pixel frame, and windows that continue it begin with a latent of four. Arms: `as
+is` (that latent), `picture` (its last pixel frame, decoded and encoded again as a picture), `anchor` (the latent that
+the video itself began with); beside them `adain`, which is not about position 0: later clips of `chunk` brought to
+the first one's colours (`chunk.color_match`). Only rows that a window reads and does not write are exchanged. A row
+an arm and caption in `results/position0.jsonl`, resumable; the last lines printed are paired differences to `as is`
+with 95 % bootstrap intervals over captions. What each curve means: longtake/metrics/world_drift.
 """
 
 from __future__ import annotations
