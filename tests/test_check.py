@@ -41,7 +41,7 @@ def test_what_works_passes(name: str):
 
 
 ONE_LEVEL = {"plain", "chunk disjoint", "replace", "miga stage 2", "windows", "freenoise"}
-BEHIND_CLEAN_ROWS = {"chunk", "chunk matched"}
+BEHIND_CLEAN_ROWS = {"chunk", "chunk matched", "chunk led"}
 
 
 @pytest.mark.parametrize("clean_rows", [True, False])
