@@ -4,7 +4,8 @@
 
 The oracle's latents have covariance rho^|i - j|, so a perfect long video has variance 1 and lag correlation rho^d. A
 method that reads only a window of f latents, or rows at other levels than a clip's, makes another: this measures
-which. Steps are chosen so that every method spends about the same frame-NFE (network rows read) a latent.
+which. Steps are chosen so that every method reads 65 to 110 rows (frame-NFE)
+a latent; integers allow no closer match, and the rows of results say each.
 
 This process is Markov: one clean latent tells all about what comes next, which real video does not grant. So it shows
 what levels and windows cost, and it flatters methods that read finished latents.
@@ -43,7 +44,7 @@ LAGS = (1, 2, 4, 8, 16, 24)
 
 
 def methods(num: int) -> dict[str, Any]:
-    """Each at about 36 rows read by the network for every latent of the window... see `frame_nfe` in the rows."""
+    """Each with steps that bring its cost near the others'; what it is stands in the rows."""
 
     def s(steps: int) -> Any:
         return flow(steps, 3.0)

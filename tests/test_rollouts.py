@@ -268,9 +268,8 @@ def test_the_delay_of_stage_2_is_as_stated():
 
 def test_level_gaps_say_what_each_method_mixes():
     cases = rollouts()
-    assert [name for name in cases if not mixes_levels(cases[name])] == [
-        "plain", "chunk disjoint", "replace", "miga stage 2", "miga batch", "windows", "freenoise"
-    ] or not mixes_levels(cases["replace"])  # fmt: skip
+    unmixed = {name for name in cases if not mixes_levels(cases[name])}
+    assert unmixed == {"plain", "chunk disjoint", "replace", "miga stage 2", "windows", "freenoise"}
     for name in ("plain", "replace", "windows", "freenoise"):
         assert not mixes_levels(cases[name]) and level_gaps(cases[name]) == (0.0, 0)
     assert mixes_levels(cases["chunk"]) and level_gaps(cases["chunk"])[1] == 0  # clean rows in front of one level
@@ -419,7 +418,7 @@ def test_a_video_may_end_on_a_picture(name: str):
         state = engine.drive(rollout.init(7, Timeline(((0, "a"),), pictures=pictures)))
         made.append([x for _, emission in stream(rollout, engine, state, many) for x in emission.latents][:many])
     free, given = made
-    assert torch.equal(given[-1], picture) if name != "chunk matched" else len(given) == many
+    assert torch.equal(given[-1], picture)
     # clips of `replace` end before it (those of `chunk led` too), and disjoint windows may not see it
     if name not in ("replace", "chunk led", "chunk disjoint", "fifo disjoint", "progressive wide", "chunk matched"):
         assert not torch.equal(given[-2], free[-2])

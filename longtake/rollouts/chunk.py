@@ -164,7 +164,11 @@ def _matched(following: LineState, emission: Emission) -> tuple[LineState, Emiss
     known = getattr(following, "colours", None)
     if known is None:
         return replace(following, colours=(mean, std)), emission
-    latents = tuple(((x - mean) / std.clamp_min(1e-6) * known[1] + known[0]) for x in emission.latents)
+    given = following.timeline.picture
+    latents = tuple(
+        x if given(emission.start + place) is not None else (x - mean) / std.clamp_min(1e-6) * known[1] + known[0]
+        for place, x in enumerate(emission.latents)
+    )
     last = emission.start + len(latents)
     held = [row for row in following.queue.rows if emission.start <= row.index < last]
     queue = following.queue.replaced(replace(row, x=latents[row.index - emission.start]) for row in held)

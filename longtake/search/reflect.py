@@ -9,8 +9,9 @@ row that has `1 - judge` of its steps still ahead (the released code: about a fi
 
 Deviations: Alg. 6 as printed scores slices of the wrong queue, never steps the last rows and mixes f_guid with
 f_judg; here each copy's own segment is held against the same references, copies are grown to the levels that the rows
-had, rows in front stay frozen, and the row at the judged place is compared only with itself a tick ago's neighbour,
-as in the paper. At most `max_corrections` times a run. It works while the queue fills, in stage 1, and on any queue.
+had, rows in front stay frozen. As in the paper, the score is held against that of the tick before, which judged the
+rows in front of these. At most `max_corrections` times a run. It works while the queue fills, in stage 1, and on any
+queue.
 
 Cost: the inner rollout, and `tries` regrowths a trigger. One takes the sweeps that the rows behind the judged place
 took: the sum over i = 1..n of ceil(i z / s) windows for n groups of z rows and stride s. MIGA Eq. A4 counts one
