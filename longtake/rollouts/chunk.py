@@ -119,19 +119,25 @@ class Chunk:
 
     def preview(self, state: LineState, steps: int) -> Step[View]:
         """The undecided rows finished in `steps` calls, for a search to look at."""
-        view = yield from self.line.preview(state, steps)
+        view = yield from self.line.preview(self._led(state), steps)
         guide = tuple(row.x for row in state.queue.rows if row.index < state.head) if self.join == "pixel" else ()
         return replace(view, guide=guide)
 
     def _stepped(self, state: LineState) -> Step[tuple[LineState, Emission]]:
-        first = getattr(state, "first", None)
-        held = [row for row in state.queue.rows if row.index < state.head]
-        if self.lead == "last" or first is None or not held:
-            return (yield from self.line.step(state))
-        led = state.queue.replaced([replace(held[0], x=first)])
-        following, emission = yield from self.line.step(replace(state, queue=led))
-        kept = [held[0]] if held[0].index >= following.queue.start else []
+        led = self._led(state)
+        following, emission = yield from self.line.step(led)
+        if led is state:
+            return following, emission
+        held = state.queue.rows[0]
+        kept = [held] if held.index >= following.queue.start else []
         return replace(following, queue=following.queue.replaced(kept)), emission
+
+    def _led(self, state: LineState) -> LineState:
+        # the state as the network reads it: the video's first latent in the place of the oldest guide
+        first = getattr(state, "first", None)
+        if self.lead == "last" or first is None or state.queue.start >= state.head:
+            return state
+        return replace(state, queue=state.queue.replaced([replace(state.queue.rows[0], x=first)]))
 
     fresh = staticmethod(diagonal.fresh)
     fork = staticmethod(diagonal.fork)

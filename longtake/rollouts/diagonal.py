@@ -10,7 +10,7 @@ Rows held: those in flight, and `history` finished rows that windows still read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any, TypeVar
@@ -128,29 +128,9 @@ class Diagonal:
         return view(state)
 
     def preview(self, state: LineState, steps: int) -> Step[View]:
-        """The newest window finished in `steps` calls, on a coarse grid of levels and from the same noise.
-
-        Rows go down in proportion to their levels, so that one level, as in a clip, is an ordinary short schedule
-        (k-step paper, Alg. 1 l. 10), and one step of any rows is their estimate (ScalingNoise Eq. 6). No noise is
-        drawn: a stochastic solver's few large steps from one noise would lead elsewhere than its many small ones.
-        """
-        queue = Queue(state.queue.rows[-self.grid.size :])
-        moving = {row.index: row.level for row in queue.rows if row.level > 0}
-        solver = Solver() if self.solver.noise_scale else self.solver
-        for left in range(steps - 1, -1, -1):
-            to = {index: level * left // steps for index, level in moving.items()}
-            write = tuple(index for index in moving if to[index] < queue.at(index).level)
-            if not write:
-                continue
-            window = Window(tuple(row.index for row in queue.rows), write)
-            (x0,) = yield [call_of(queue, window, state.timeline.conds(state.head)(write))]
-            places, rows = [index - queue.start for index in write], [queue.at(index) for index in write]
-            tos = [to[index] for index in write]
-            queue = queue.replaced(advance(rows, [x0[place] for place in places], tos, solver, self.schedule))
-        done = [queue.at(index) for index in moving]
-        x = tuple(row.x for row in done)
-        conds = tuple(state.timeline.at(row.index) for row in done)
-        return View(tuple(row.index for row in done), x, x, (0,) * len(done), conds)
+        """The newest window finished in `steps` calls: `preview` of the last rows that fit in one."""
+        read = tuple(row.index for row in state.queue.rows[-self.grid.size :])
+        return preview(state, read, read, (self.solver, self.schedule), steps)
 
     def windows(self, state: LineState) -> list[Window]:
         """The windows of the coming sweep."""
@@ -198,6 +178,44 @@ def fork(
 def view(state: AnyState) -> View:
     """`Rollout.view` of every method on this machine."""
     return view_of(state.queue.rows, state.timeline)
+
+
+def preview(
+    state: Any,
+    read: Sequence[int],
+    write: Sequence[int],
+    by: tuple[Solver, NoiseSchedule],
+    steps: int,
+    told: Callable[[Queue], Queue] = lambda queue: queue,
+) -> Step[View]:
+    """One window, rows `read`, finished in `steps` calls on a coarse grid of levels and from the same noise.
+
+    Rows go down in proportion to their levels, so that one level, as in a clip, is an ordinary short schedule (k-step
+    paper, Alg. 1 l. 10), and one step of any rows is their estimate (ScalingNoise Eq. 6). No noise is drawn: a
+    stochastic solver's few large steps from one noise would lead elsewhere than its many small ones. `told` is what a
+    call is shown of the queue.
+    """
+    queue, schedule, conds = state.queue, by[1], state.timeline.conds(state.head)
+    moving = {index: queue.at(index).level for index in write if queue.at(index).level > 0}
+    solver = Solver() if by[0].noise_scale else by[0]
+    for left in range(steps - 1, -1, -1):
+        to = {index: level * left // steps for index, level in moving.items()}
+        moved = tuple(index for index in moving if to[index] < queue.at(index).level)
+        if not moved:
+            continue
+        (x0,) = yield [call_of(told(queue), Window(tuple(read), moved), conds(moved))]
+        estimates = dict(zip(read, x0, strict=True))
+        rows = [queue.at(index) for index in moved]
+        tos = [to[index] for index in moved]
+        queue = queue.replaced(advance(rows, [estimates[index] for index in moved], tos, solver, schedule))
+    return finished_view([queue.at(index) for index in moving], state.timeline)
+
+
+def finished_view(rows: Sequence[Row], timeline: Timeline) -> View:
+    """The view of a preview: its rows as if they were done."""
+    x = tuple(row.x for row in rows)
+    conds = tuple(timeline.at(row.index) for row in rows)
+    return View(tuple(row.index for row in rows), x, x, (0,) * len(rows), conds)
 
 
 def regrow(line: Diagonal, state: AnyState, first: int, key: int, guides: int) -> Step[AnyState]:

@@ -13,13 +13,13 @@ from typing import Literal
 
 from torch import Tensor
 
-from longtake.core.rollout import Emission, Timeline
+from longtake.core.rollout import Emission, Timeline, View
 from longtake.core.rows import Queue, Row, clean_row
 from longtake.core.schedule import NoiseSchedule
 from longtake.core.solvers import Solver
 from longtake.core.step import Step, denoise
 from longtake.core.window import Window
-from longtake.rollouts.diagonal import LineState
+from longtake.rollouts.diagonal import LineState, finished_view
 
 Fuse = Literal["pyramid", "uniform", "linear"]
 
@@ -77,6 +77,17 @@ class Fixed:
             return replace(state, queue=queue, tick=state.tick + 1), Emission(0)
         done = tuple(row.x for row in queue.rows if row.index >= 0)
         return replace(state, queue=queue, tick=state.tick + 1, head=len(done), finished=True), Emission(0, done)
+
+    def preview(self, state: LineState, steps: int) -> Step[View]:
+        """The whole video in `steps` sweeps on a coarse grid of levels, from the same noise and by the same windows."""
+        queue, planned = state.queue, self.windows(state.queue)
+        level = max(row.level for row in queue.rows)
+        moving = [row.index for row in queue.rows if row.level]
+        solver = Solver() if self.solver.noise_scale else self.solver
+        for to in sorted({level * left // steps for left in range(steps)}, reverse=True):
+            sweep = [replace(window, to=to) for window in planned]
+            queue = yield from denoise(queue, sweep, solver, self.schedule, state.timeline.conds(0))
+        return finished_view([queue.at(index) for index in moving], state.timeline)
 
     def windows(self, queue: Queue) -> list[Window]:
         """The windows of every sweep."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from longtake.core.noise import fold, normal, root
-from longtake.core.rollout import Emission, Mix, Timeline
+from longtake.core.rollout import Emission, Mix, Timeline, View
 from longtake.core.rows import Row, clean_row
 from longtake.core.schedule import NoiseSchedule
 from longtake.core.solvers import Solver
@@ -93,6 +93,10 @@ class FreeNoise:
         """All rows one level down."""
         return self.machine.step(state)
 
+    def preview(self, state: LineState, steps: int) -> Step[View]:
+        """The whole video in `steps` sweeps, for a search to look at."""
+        return self.machine.preview(state, steps)
+
     fresh = staticmethod(diagonal.fresh)
     view = staticmethod(diagonal.view)
 
@@ -108,4 +112,5 @@ class FreeNoise:
     def _rows(self, path: int) -> list[Row]:
         drawn = [normal(self.shape, path, "init", index) for index in range(min(self.window, self.num_latents))]
         found = sources(self.num_latents, self.window, self.group, path)
-        return [Row(drawn[source], self.schedule.num_steps, index, path) for index, source in enumerate(found)]
+        # copies: windows that happen to begin alike would be evaluated once, and the cost would depend on the seed
+        return [Row(drawn[source].clone(), self.schedule.num_steps, index, path) for index, source in enumerate(found)]

@@ -37,12 +37,12 @@ from torch import Tensor
 
 from longtake.core.noise import fold, root
 from longtake.core.plan import reach
-from longtake.core.rollout import Emission, Mix, Timeline, entering
+from longtake.core.rollout import Emission, Mix, Timeline, View, entering
 from longtake.core.rows import Queue, Row, noised_row
 from longtake.core.schedule import NoiseSchedule
 from longtake.core.solvers import Solver
 from longtake.core.step import Step, denoise, nothing
-from longtake.core.window import Grid, Side, sweep
+from longtake.core.window import Grid, Side, Window, sweep
 from longtake.rollouts import diagonal, wavefront
 from longtake.rollouts.diagonal import Diagonal
 from longtake.rollouts.wavefront import Front
@@ -144,12 +144,8 @@ class Miga:
         """Alg. 5: one pass over stage 1, whatever stage 2 can do behind it, release, a group of noise in."""
         if self.stage2 == "batch" and self._full(state):
             return (yield from self._unified(state))
-        conds = state.timeline.conds(state.head)
-        rows = range(_leaves(state.queue, self.handover), state.queue.stop)
-        queue = state.queue
-        if rows:
-            offset = rows.start + (state.tick % self.step_rows if self.rotate else 0)
-            windows = sweep(rows, self.grid, offset, rows, lambda start: self.guides(start, rows.start), self.anchors)
+        conds, queue = state.timeline.conds(state.head), state.queue
+        if windows := self._stage1(state):
             queue = yield from denoise(queue, windows, self.solver, self.schedule, conds)
         front = self._front(state.first)
         for level in range(self.handover if self.stage2 == "stream" else 0, 0, -1):
@@ -186,6 +182,23 @@ class Miga:
         return diagonal.regrow(line, state, first, key, guides)
 
     view = staticmethod(diagonal.view)
+
+    def preview(self, state: MigaState, steps: int) -> Step[View]:
+        """The newest window finished in `steps` calls, each row from its own level and behind the guides of stage 1.
+
+        In stage 2 alone, where rows wait for their windows, it is the last rows that there are.
+        """
+        planned = self._stage1(state)
+        read = planned[-1].read if planned else tuple(row.index for row in state.queue.rows[-self.window :])
+        own = [index for place, index in enumerate(read) if read[-1] - index == len(read) - 1 - place]
+        return diagonal.preview(state, read, own, (self.solver, self.schedule), steps)
+
+    def _stage1(self, state: MigaState) -> list[Window]:
+        rows = range(_leaves(state.queue, self.handover), state.queue.stop)
+        if not rows:
+            return []
+        offset = rows.start + (state.tick % self.step_rows if self.rotate else 0)
+        return sweep(rows, self.grid, offset, rows, lambda start: self.guides(start, rows.start), self.anchors)
 
     def _front(self, first: int) -> Front:
         return Front(self.grid, self.guides, self.anchors, self.anchors * self.zigzag, first, self.rotate)

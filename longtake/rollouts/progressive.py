@@ -28,7 +28,7 @@ from math import gcd
 
 from torch import Tensor
 
-from longtake.core.rollout import Emission, Timeline
+from longtake.core.rollout import Emission, Timeline, View
 from longtake.core.schedule import NoiseSchedule
 from longtake.core.solvers import Solver
 from longtake.core.step import Step
@@ -103,6 +103,10 @@ class Progressive:
     def step(self, state: LineState) -> Step[tuple[LineState, Emission]]:
         """Alg. 1, l. 5-8: all rows one level down; at the end of a period a chunk out and a chunk in."""
         return self.line.step(state)
+
+    def preview(self, state: LineState, steps: int) -> Step[View]:
+        """All noisy rows finished in `steps` calls, each from its own level, for a search to look at."""
+        return self.line.preview(state, steps)
 
     def regrow(self, state: LineState, first: int, key: int, guides: int) -> Step[LineState]:
         """The rows from `first` on grown again from other noise behind `guides` frozen ones."""

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from torch import Tensor
 
 from longtake.core.noise import normal
-from longtake.core.rollout import Emission, Timeline
-from longtake.core.rows import Row
+from longtake.core.rollout import Emission, Timeline, View
+from longtake.core.rows import Queue, Row
 from longtake.core.schedule import NoiseSchedule
 from longtake.core.solvers import Solver
 from longtake.core.step import Step
@@ -74,15 +75,25 @@ class Replace:
         if not self.noise:
             return (yield from self.line.step(state))
         held = [row for row in state.queue.rows if row.index < state.head]
-        level = max(row.level for row in state.queue.rows)
-        noised = state.queue.replaced(self._noised(row, level) for row in held)
-        following, emission = yield from self.line.step(replace(state, queue=noised))
+        following, emission = yield from self.line.step(replace(state, queue=self._told(state.queue, state.head)))
         kept = [row for row in held if row.index >= following.queue.start]
         return replace(following, queue=following.queue.replaced(kept)), emission
+
+    def preview(self, state: LineState, steps: int) -> Step[View]:
+        """The undecided rows finished in `steps` calls, the held ones noised at each as in a step."""
+        if not self.noise:
+            return self.line.preview(state, steps)
+        read = tuple(row.index for row in state.queue.rows)
+        told = partial(self._told, head=state.head)
+        return diagonal.preview(state, read, read, (self.solver, self.schedule), steps, told)
 
     fresh = staticmethod(diagonal.fresh)
     fork = staticmethod(diagonal.fork)
     view = staticmethod(diagonal.view)
+
+    def _told(self, queue: Queue, head: int) -> Queue:
+        level = max(row.level for row in queue.rows)
+        return queue.replaced(self._noised(row, level) for row in queue.rows if row.index < head)
 
     def _noised(self, row: Row, level: int) -> Row:
         # drawn anew at every level: x0 is known, so each is an exact draw of q(x_level | x0)

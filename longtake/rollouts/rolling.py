@@ -21,7 +21,7 @@ from torch import Tensor
 
 from longtake.core.noise import root
 from longtake.core.plan import reach
-from longtake.core.rollout import Emission, Mix, Timeline, entering
+from longtake.core.rollout import Emission, Mix, Timeline, View, entering
 from longtake.core.rows import Queue, Row, clean_row
 from longtake.core.schedule import NoiseSchedule
 from longtake.core.solvers import Memory, Solver
@@ -103,6 +103,11 @@ class Rolling:
             rows = queue.rows[len(queue) - self.overlap :]
             return self._begun(rows, head, state.path, state.timeline), emission
         return replace(state, queue=queue, age=state.age + 1, head=head), emission
+
+    def preview(self, state: RollingState, steps: int) -> Step[View]:
+        """The window finished in `steps` calls, its blocks together: at so few steps there is no room for a delay."""
+        read = tuple(row.index for row in state.queue.rows)
+        return diagonal.preview(state, read, read, (self.solver, self.schedule), steps)
 
     def fresh(self, state: RollingState) -> range:
         """The new rows of a window that has not been read yet."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from longtake.core.noise import root
-from longtake.core.rollout import Emission, Timeline, entering
+from longtake.core.rollout import Emission, Timeline, View, entering
 from longtake.core.schedule import NoiseSchedule
 from longtake.core.solvers import Solver
 from longtake.core.step import Step, nothing
@@ -67,6 +67,10 @@ class Windows:
     def step(self, state: LineState) -> Step[tuple[LineState, Emission]]:
         """All rows one level down."""
         return self.machine.step(state)
+
+    def preview(self, state: LineState, steps: int) -> Step[View]:
+        """The whole video in `steps` sweeps, for a search to look at."""
+        return self.machine.preview(state, steps)
 
     fresh = staticmethod(diagonal.fresh)
     fork = staticmethod(diagonal.fork)

@@ -26,6 +26,7 @@ from __future__ import annotations
 from typing import Any
 
 from longtake.core.rollout import Reward
+from longtake.search.branch import leaf
 from longtake.search.population import Population
 from longtake.search.proposals import Mixture
 
@@ -43,8 +44,9 @@ def beam(
     **more: Any,
 ) -> Population:
     """The search. `proposals` default: the uniform mixture without inversion; `more`: cumulative, max_lag."""
-    if preview_steps < 1:
-        raise ValueError(f"beam.preview_steps must be at least 1, got {preview_steps}")
+    steps = leaf(inner).schedule.num_steps
+    if not 1 <= preview_steps <= steps:
+        raise ValueError(f"beam.preview_steps must be in 1..{steps} (the steps), got {preview_steps}")
     return Population(
         inner,
         reward,
