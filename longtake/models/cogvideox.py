@@ -4,6 +4,13 @@ x0 = alpha x - sigma v (Salimans and Ho 2022, Eq. 12). Guidance runs as one batc
 of the clip before, a picture) are shown noised to the level that the other rows share and come back as they are.
 Image-to-video networks take 16 more channels: the picture's latent in the first row, zeros elsewhere. Here that is the
 first known row; `open_with` sets a picture for windows that have none, whose every row is then noisy, as stock.
+
+CogVideoX 1.5 reads two latents in one token, so a window has an even number of them. It was trained with a copy of the
+first latent in front where the number was odd. So are odd windows shown here, and what is predicted for the copy is
+left out: behind a known first row the copy has noise of its own, as in training; a noisy first row is copied with its
+noise, which training had not, so whole windows of noise should be even. The stock pipeline denoises the row in front as
+one of its own and drops it; an even window here is just that, with every row kept. The picture's latent stands in the
+very first row. The image-to-video network is also told a constant, `ofs`, always 2.
 """
 
 from __future__ import annotations
@@ -16,6 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from longtake.core.model import Capabilities, Cond, embedded
+from longtake.core.noise import normal, root
 from longtake.core.schedule import NoiseSchedule
 from longtake.models.cogvideox_rows import Tables, forward_mixed, forward_shared, rotary
 from longtake.models.parts import noised_prefix
@@ -56,6 +64,7 @@ class CogVideoXDenoiser:
         self.guidance, self.negative_prompt = guidance
         self.picture, self.riflex = picture, riflex
         self.cost = 2 if self.guidance > 1 else 1
+        self.patch = transformer.config.patch_size_t or 1
         self.opening: Tensor | None = None
         self.place = Place()
         self._alphas, self._sigmas = torch.tensor(schedule.alphas), torch.tensor(schedule.sigmas)
@@ -97,7 +106,8 @@ class CogVideoXDenoiser:
             used = top[:, None].expand_as(levels)
         else:
             shown, used = x, levels
-        v = self._predict(self._with_picture(shown, x, levels), top if used is not levels else levels, cond)
+        told = self._with_picture(padded(shown, x, levels, self.schedule, self.patch), x, levels)
+        v = self._predict(told, top if used is not levels else levels, cond)[:, told.shape[1] - x.shape[1] :]
         alphas, sigmas = (table[used].to(x.device)[:, :, None, None, None] for table in (self._alphas, self._sigmas))
         x0 = alphas * shown - sigmas * v.to(x.device)
         return torch.where((levels == 0).to(x.device)[:, :, None, None, None], x, x0)
@@ -135,3 +145,21 @@ class CogVideoXDenoiser:
             stacked = torch.stack([embedded(text, self.text) for text in texts])
             self._last = cond, stacked.to(self.device, self.transformer.dtype)
         return self._last[1]
+
+
+def padded(
+    shown: Float[Tensor, "B F C H W"], x: Tensor, levels: Int[Tensor, "B F"], schedule: NoiseSchedule, patch: int
+) -> Float[Tensor, "B G C H W"]:
+    """The rows with a copy of the first in front where `patch` latents a token ask for one more.
+
+    `x` and `levels` are those of the rows themselves, `shown` what the network sees of them. The copy of a known row
+    (level 0) is noised to the level of the others with noise of its own, always the same.
+    """
+    if shown.shape[1] % patch == 0:
+        return shown
+    lead = shown[:, :1].clone()
+    for window, level in enumerate(levels.amax(dim=1).tolist()):
+        if levels[window, 0] == 0:
+            eps = normal(x.shape[2:], root(0), "padding row", 0).to(x)
+            lead[window, 0] = schedule.alphas[level] * x[window, 0] + schedule.sigmas[level] * eps
+    return torch.cat([lead, shown], dim=1)

@@ -1,4 +1,4 @@
-"""CogVideoX 1.0, text and image to video: what folders and live pipelines hold, defaults, schedule, assembly."""
+"""CogVideoX 1.0 and 1.5, text and image to video: folders and live pipelines, defaults, schedule, assembly."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ SCHEDULERS = {
 """The scheduler classes that are read, and the solver that each stands for."""
 
 DEFAULTS: dict[str, Any] = dict(window=13, fps=8, steps=50, guidance=6.0, size=(720, 480), max_sequence_length=226)
-"""As the stock pipelines have them."""
+"""As the stock pipelines have them; 1.5 differs in these, and has two windows: 22 is even, as its tokens ask for, and
+from a picture 21 and the row in front of them make 22."""
+NEWER: dict[str, Any] = dict(DEFAULTS, window=22, fps=16, size=(1360, 768))
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,9 +96,9 @@ def facts(source: Source, options: LoadOptions) -> ModelFacts:
     _check_folder(source)
     config = folders.read_json(source.path("transformer") / "config.json")
     vae = folders.read_json(source.path("vae") / "config.json")
-    usual = shared.usual(DEFAULTS, source)
     channels, factor = _layout(vae)
     image = _takes_pictures(source.name, config, channels)
+    usual = shared.usual(_defaults(config, image), source)
     window, size = _fitted(usual, options, config, factor)
     return ModelFacts(
         family="cogvideox",
@@ -107,7 +109,7 @@ def facts(source: Source, options: LoadOptions) -> ModelFacts:
         steps=int(usual["steps"]),
         size=size,
         guided=float(pick(options.guidance, usual["guidance"])) > 1,
-        per_row_levels=_rows(options),
+        per_row_levels=_rows(options, config),
         image_first=image,
         image_only=image,
         clean_rows=True,
@@ -120,16 +122,16 @@ def load_family(source: Source, options: LoadOptions) -> Model:
     check_options(source, options)
     parts = _from_folder(source, options) if source.pipe is None else _from_live(source.pipe, options)
     config, vae = parts.transformer.config, parts.vae.config
-    usual = shared.usual(DEFAULTS, source)
     channels, factor = _layout(vae)
     image = _takes_pictures(source.name, config, channels)
+    usual = shared.usual(_defaults(config, image), source)
     window, size = _fitted(usual, options, config, factor)
     steps, guidance = int(pick(options.num_steps, usual["steps"])), float(pick(options.guidance, usual["guidance"]))
     solver = _solver(options, parts.scheduler)
     can = Capabilities(
         window=window,
         latent_shape=(channels, size[1] // factor, size[0] // factor),
-        per_row_levels=_rows(options),  # type: ignore[arg-type]
+        per_row_levels=_rows(options, config),  # type: ignore[arg-type]
         image_first=image,
         image_only=image,
         exact_streaming=False,
@@ -173,8 +175,22 @@ def _solver(options: LoadOptions, scheduler: Any) -> str:
     return solver
 
 
-def _rows(options: LoadOptions) -> str:
-    return "hook" if options.extras.get("allow_unsound") else "no"
+def _rows(options: LoadOptions, config: Mapping[str, Any]) -> str:
+    if not options.extras.get("allow_unsound"):
+        return "no"
+    if config.get("patch_size_t") is not None:
+        raise UsageError(
+            "CogVideoX 1.5 reads two latents in one token, which has one time, so rows have no levels of their own; "
+            "leave out allow_unsound and use --method chunk"
+        )
+    return "hook"
+
+
+def _defaults(config: Mapping[str, Any], image: bool) -> dict[str, Any]:
+    if config.get("patch_size_t") is None:
+        return DEFAULTS
+    tokens = int(config.get("max_text_seq_length", NEWER["max_sequence_length"]))
+    return {**NEWER, "window": 21 if image else NEWER["window"], "max_sequence_length": tokens}
 
 
 def _layout(vae: Mapping[str, Any]) -> tuple[int, int]:
@@ -184,8 +200,10 @@ def _layout(vae: Mapping[str, Any]) -> tuple[int, int]:
 
 def _takes_pictures(name: str, config: Mapping[str, Any], channels: int) -> bool:
     inside = config.get("in_channels", 16)
-    if config.get("patch_size_t") is not None:
-        raise UsageError(f"{name} is CogVideoX 1.5, whose patches span two latents; only CogVideoX 1.0 is supported")
+    if config.get("patch_size_t") not in (None, 2):
+        raise UsageError(
+            f"{name} has patches of {config['patch_size_t']} latents; CogVideoX 1.0 has one, 1.5 has two of them"
+        )
     if inside not in (channels, 2 * channels):
         raise UsageError(
             f"{name} takes {inside} channels; text-to-video takes {channels}, image-to-video {2 * channels}"
@@ -205,6 +223,12 @@ def _fitted(
         own = config.get("sample_width", 90) * factor, config.get("sample_height", 60) * factor
         if size != own:
             raise UsageError(f"this model knows one size, {own[0]}x{own[1]}, not {size[0]}x{size[1]}; leave --size out")
+    longest = config.get("sample_width", 90) * factor, config.get("sample_height", 60) * factor
+    if config.get("patch_size_t") is not None and (size[0] > longest[0] or size[1] > longest[1]):
+        raise UsageError(
+            f"size {size[0]}x{size[1]} is beyond this model's positions; the nearest that works is "
+            f"{min(size[0], longest[0])}x{min(size[1], longest[1])}"
+        )
     if window < 1:
         raise UsageError(f"window must be at least 1 latent frame, got {window}")
     return window, size

@@ -4,7 +4,7 @@ In this network the text tokens stand in the same sequence as the video's and ar
 a window is therefore all that it knows. `forward_shared` is that. `forward_mixed` gives video tokens the modulation of
 their own row's time and text tokens that of the rows' mean time, by hooks that exist only while a call runs. Videos
 made so are abnormal (MIGA, App. A.4, Fig. A3: CogVideoX-5B, one time for the text whatever it is), so it has to be
-asked for.
+asked for. In CogVideoX 1.5 two rows share a token too, so that rows of their own are not defined at all.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from longtake.models.rope import stretched
 
 Tables = tuple[Tensor, Tensor]
 
+OFS = 2.0
+"""What the stock pipeline tells image-to-video networks of CogVideoX 1.5."""
+
 
 def rotary(config: Any, shape: tuple[int, int, int], riflex: int | None = None) -> Tables | None:
     """Rotary tables (F h w, D) of a window of latents (F, H, W) as the stock pipeline makes them; None without them.
@@ -32,17 +35,21 @@ def rotary(config: Any, shape: tuple[int, int, int], riflex: int | None = None) 
     """
     if not config.use_rotary_positional_embeddings:
         return None
-    rows, height, width = shape[0], shape[1] // config.patch_size, shape[2] // config.patch_size
+    height, width = shape[1] // config.patch_size, shape[2] // config.patch_size
     base = config.sample_width // config.patch_size, config.sample_height // config.patch_size
+    span = config.patch_size_t or 1
+    rows = shape[0] // span
+    if config.patch_size_t is None:  # positions scaled to the trained size
+        grid: dict[str, Any] = dict(crops_coords=get_resize_crop_region_for_grid((height, width), *base))
+    else:  # 1.5: the first positions of the largest size
+        grid = dict(crops_coords=None, grid_type="slice", max_size=base[::-1])
     cos, sin = get_3d_rotary_pos_embed(
-        embed_dim=config.attention_head_dim,
-        crops_coords=get_resize_crop_region_for_grid((height, width), *base),
-        grid_size=(height, width),
-        temporal_size=rows,
+        embed_dim=config.attention_head_dim, grid_size=(height, width), temporal_size=rows, **grid
     )
     if riflex is not None:
         tables = (table.reshape(rows, -1, table.shape[-1]) for table in (cos, sin))
-        cos, sin = (table.flatten(0, 1) for table in stretched(*tables, config.attention_head_dim // 4, riflex))
+        long = -(-riflex // span)
+        cos, sin = (table.flatten(0, 1) for table in stretched(*tables, config.attention_head_dim // 4, long))
     return cos, sin
 
 
@@ -54,10 +61,12 @@ def forward_shared(
     tables: Tables | None,
 ) -> Float[Tensor, "B F D H W"]:
     """What the stock transformer predicts at one time a window."""
+    constant = getattr(transformer.config, "ofs_embed_dim", None)
     return transformer(
         hidden_states=x,
         encoder_hidden_states=text,
         timestep=times.to(x.device),
+        ofs=None if constant is None else x.new_full((1,), OFS),
         image_rotary_emb=None if tables is None else tuple(table.to(x.device) for table in tables),
         return_dict=False,
     )[0]

@@ -27,11 +27,16 @@ PUBLISHED: dict[str, Any] = dict(
 
 
 def tiny_cogvideox(
-    seed: int = 0, image: bool = False, rotary: bool = False, learned: bool = False, scheduler: str = "cogvideox_dpm"
+    seed: int = 0,
+    image: bool = False,
+    rotary: bool = False,
+    learned: bool = False,
+    newer: bool = False,
+    scheduler: str = "cogvideox_dpm",
 ) -> Any:
     """A random `CogVideoXPipeline` (2B: fixed positions; `rotary`: 5B), or with `image` its image-to-video form.
 
-    `learned` positions know 32x48 pixels alone. Draws nothing from the global generator.
+    `learned` positions know 32x48 pixels alone; `newer` is CogVideoX 1.5. Draws nothing from the global generator.
     """
     z = 4
     with torch.random.fork_rng(devices=[]):
@@ -58,8 +63,11 @@ def tiny_cogvideox(
             sample_height=4,
             sample_frames=17,
             max_text_seq_length=226,
-            use_rotary_positional_embeddings=rotary,
+            use_rotary_positional_embeddings=rotary or newer,
             use_learned_positional_embeddings=learned,
+            patch_size_t=2 if newer else None,
+            patch_bias=not newer,
+            ofs_embed_dim=16 if newer and image else None,
         )
         encoder = T5EncoderModel(
             T5Config(
