@@ -41,16 +41,7 @@ def tiny_cogvideox(
     z = 4
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        vae = AutoencoderKLCogVideoX(
-            down_block_types=("CogVideoXDownBlock3D",) * 4,
-            up_block_types=("CogVideoXUpBlock3D",) * 4,
-            block_out_channels=(8, 8, 8, 8),
-            latent_channels=z,
-            layers_per_block=1,
-            norm_num_groups=2,
-            scaling_factor=0.7,
-            temporal_compression_ratio=4,
-        )
+        vae = _vae(z)
         transformer = CogVideoXTransformer3DModel(
             num_attention_heads=2,
             attention_head_dim=16,
@@ -83,4 +74,17 @@ def tiny_cogvideox(
         vae=vae,
         transformer=transformer,
         scheduler=SCHEDULERS[scheduler](**PUBLISHED),
+    )
+
+
+def _vae(z: int) -> AutoencoderKLCogVideoX:
+    return AutoencoderKLCogVideoX(
+        down_block_types=("CogVideoXDownBlock3D",) * 4,
+        up_block_types=("CogVideoXUpBlock3D",) * 4,
+        block_out_channels=(8, 8, 8, 8),
+        latent_channels=z,
+        layers_per_block=1,
+        norm_num_groups=2,
+        scaling_factor=0.7,
+        temporal_compression_ratio=4,
     )
