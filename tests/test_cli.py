@@ -6,9 +6,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ from longtake.apps.settings import parse_fps
 from longtake.apps.tables import METHODS
 from longtake.output.trace import read_trace
 from longtake.output.video import probe, read_frames
+from tests.stopping import stopped
 
 PROMPT = "a dog runs right across hills at noon"
 RESULT = ["run", "video", "frames", "fps", "width", "height", "latent_frames", "nfe", "seconds", "seed", "model",
@@ -354,23 +352,15 @@ def test_same_seed_same_frames_and_longer_begins_the_same(cli: Any, tiny: Path, 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_and_resumed_is_uninterrupted(cli: Any, tiny: Path, whole: Path, tmp_path: Path, how: int) -> None:
-    root = Path(__file__).parent.parent
-    command = [sys.executable, "-m", "longtake.apps.cli", "generate", PROMPT, "--model", str(tiny), "--seed", "5"]
-    command += ["--frames", "121", "--out", "stopped", "--format", "json", "--method", "fifo"]
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
-    while len(read_trace(tmp_path / "stopped" / "trace.jsonl")) < 3 and time.monotonic() < deadline:
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(how)
-    out, err = process.communicate()
+    command = ["generate", PROMPT, "--model", str(tiny), "--seed", "5", "--frames", "121", "--out", "stopped",
+               "--format", "json", "--method", "fifo"]  # fmt: skip
+    said = stopped(how, 4, tmp_path / "stopped", command, tmp_path)
     if how == signal.SIGKILL:
-        assert process.returncode == -how
+        assert said.returncode == -how
     else:
-        assert process.returncode == 130
-        assert list(json.loads(out.splitlines()[-1])) == RESULT
-        assert b"longtake resume stopped" in err and b"Traceback" not in err
+        assert said.returncode == 130
+        assert list(json.loads(said.stdout.splitlines()[-1])) == RESULT
+        assert "longtake resume stopped" in said.stderr and "Traceback" not in said.stderr
         assert sum(1 for _ in read_frames(tmp_path / "stopped" / "video.mp4")) >= 9
     said = cli("resume", "stopped", "--format", "json")
     assert said.code == 0 and said.json["frames"] == 121

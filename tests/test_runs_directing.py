@@ -8,9 +8,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 import wave
 from pathlib import Path
 from typing import Any
@@ -25,6 +22,7 @@ from longtake.output.directory import RunDir
 from longtake.output.takes import JOURNAL, use
 from longtake.output.trace import read_trace
 from longtake.output.video import probe, read_frames
+from tests.stopping import stopped
 from tests.test_cli import PROMPT, Said, cli, make, one_thread, tiny  # noqa: F401
 
 OTHER = "a cat sits on a roof at night"
@@ -117,27 +115,10 @@ def test_interrupted_after_a_turn_and_resumed(cli: Any, tiny: Path, tmp_path: Pa
     whole = _run(tmp_path / "whole", tiny, 81, "fifo")
     again = Path(shutil.copytree(whole, "again"))
     assert cli("extend", "whole", "--frames", 48, OTHER).code == 0
-    assert _stopped_in(["extend", "again", "--frames", "48", OTHER], again, len(hashes(whole)) - 3) == 130
+    said = stopped(signal.SIGINT, len(hashes(whole)) - 3, again, ["extend", "again", "--frames", "48", OTHER])
+    assert said.returncode == 130, said.stderr
     assert cli("resume", "again").code == 0 and hashes(again) == hashes(whole)
     assert (again / "video.mp4").read_bytes() == (whole / "video.mp4").read_bytes()
-
-
-def _begun(arguments: list[str]) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
-    command = [sys.executable, "-m", "longtake.apps.cli", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
-
-
-def _stopped_in(arguments: list[str], folder: Path, lines: int) -> int:
-    process = _begun(arguments)
-    started = (folder / "FINISHED").exists()
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        if not (started and (folder / "FINISHED").exists()) and len(hashes(folder)) >= lines:
-            break
-        time.sleep(0.002)
-    process.send_signal(signal.SIGINT)
-    return process.wait()
 
 
 @pytest.mark.parametrize(
@@ -230,12 +211,9 @@ def test_another_method_from_a_moment(cli: Any, run: Path, copy: Path) -> None:
 def test_a_reroll_is_killed_and_goes_on(cli: Any, tiny: Path, tmp_path: Path) -> None:
     copy = _run(tmp_path / "run", tiny, 81, "fifo")
     whole = cli("reroll", "run", "--from", "2s", "--seed", 9, "--format", "json").json["run"]
-    process = _begun(["reroll", "run", "--from", "2s", "--seed", "9"])
     take = copy / "takes" / "2"
-    while process.poll() is None and not (take.exists() and len(hashes(take)) >= 10):
-        time.sleep(0.002)
-    process.kill()
-    process.wait()
+    said = stopped(signal.SIGKILL, 10, take, ["reroll", "run", "--from", "2s", "--seed", "9"])
+    assert said.returncode == -signal.SIGKILL and len(hashes(take)) == 10, said.stderr
     assert cli("resume", take).code == 0 and hashes(take) == hashes(whole)
     assert (take / "video.mp4").read_bytes() == Path(whole, "video.mp4").read_bytes()
 

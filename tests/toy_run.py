@@ -1,12 +1,7 @@
-"""A run small enough to be killed often: the Gaussian oracle, FIFO, and a toy codec whose cache matters.
-
-As a program it is the process that gets killed: python -m tests.toy_run FOLDER FRAMES SECONDS_A_TICK
-"""
+"""A run small enough to be killed often: the Gaussian oracle, FIFO, and a toy codec whose cache matters."""
 
 from __future__ import annotations
 
-import sys
-import time
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -54,21 +49,11 @@ class ToyCodec:
         return (frames[:1, ::8, ::8].permute(0, 3, 1, 2).float() - 128) / 40
 
 
-class Slow(GaussianVideo):
-    """The oracle with time to be killed in."""
-
-    pause = 0.0
-
-    def __call__(self, x: Tensor, levels: Tensor, cond: Any) -> Tensor:
-        time.sleep(self.pause)
-        return super().__call__(x, levels, cond)
-
-
 def toy_job(frames: int | None, plain: bool = False, **changes: Any) -> Job:
     """A job of this many frames; FIFO with 8 steps and window 4, or one clip of 4 latents."""
     schedule = flow(8, 3.0)
     rollout = (Plain if plain else Fifo)(SHAPE, schedule, Solver("euler"), 4)
-    engine = Engine(Slow(schedule, SHAPE, 4), batch=4)
+    engine = Engine(GaussianVideo(schedule, SHAPE, 4), batch=4)
     latents = None if frames is None else engine.denoiser.can.num_latents(frames)
     job = Job(rollout, engine, ToyCodec(), Timeline.of("a"), 7, FORM, frames, latents)
     return replace(job, **changes)
@@ -81,10 +66,3 @@ def make(folder: Path, job: Job, **options: Any) -> Runner:
     for _ in runner.run():
         pass
     return runner
-
-
-if __name__ == "__main__":
-    from tests import toy_run  # by its name, so that a checkpoint's classes are found by whoever resumes
-
-    toy_run.Slow.pause = float(sys.argv[3])
-    toy_run.make(Path(sys.argv[1]), toy_run.toy_job(int(sys.argv[2])), save_seconds=0.05)
