@@ -1,17 +1,15 @@
-"""ConsistI2V: layout, reference numbers, forward, levels a row, guidance of two kinds, FrameInit, and a run."""
+"""ConsistI2V: layout, reference numbers, forward, levels a row, guidance of two kinds, and a run."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import DDIMScheduler
 from PIL import Image
-from torch import Tensor
 
 from longtake.apps.convert_command import run_convert
 from longtake.apps.session import generate
@@ -19,12 +17,11 @@ from longtake.core.engine import Engine
 from longtake.core.model import Denoiser
 from longtake.core.noise import normal, root
 from longtake.core.rollout import Timeline
-from longtake.core.rows import Queue, clean_row, noise_row
 from longtake.core.solvers import Solver
 from longtake.core.stream import stream
 from longtake.errors import UsageError
 from longtake.models.consisti2v import BETAS, schedule_of
-from longtake.models.consisti2v_noise import frame_init, framed, low_pass, mixed
+from longtake.models.consisti2v_noise import low_pass
 from longtake.models.consisti2v_tiny import SIZES, save_tiny_consisti2v
 from longtake.models.consisti2v_unet import ConsistUNet
 from longtake.models.load import load
@@ -184,55 +181,6 @@ def test_guidance_towards_the_picture_takes_a_third_pass(folder, tmp_path, netwo
         load(home)
 
 
-# -- the begin of a clip -----------------------------------------------------------------------------------------
-
-
-def test_noise_in_common_has_unit_variance():
-    shared, own = noise(4, 40, 40), noise(16, 4, 40, 40, seed=1)
-    for alpha, correlation in ((1.0, 0.5), (2.0, 0.8)):
-        both = mixed(shared, own, alpha)
-        assert float(both.var()) == pytest.approx(1, abs=0.03)
-        assert float((both[0] * both[1]).mean()) == pytest.approx(correlation, abs=0.05)
-    assert torch.allclose(mixed(shared, own), (shared + own) / 2**0.5, atol=1e-6)
-
-
-def test_frame_init_keeps_the_low_band_of_the_standing_picture():
-    """Each band by itself: frequency 0 is almost the diffused picture's, the highest exactly the noise's."""
-    picture, clip, a = noise(2, 8, 8) + 3, noise(6, 2, 8, 8, seed=1), 0.3
-    made = frame_init(picture, clip, a)
-    still = a**0.5 * picture + (1 - a) ** 0.5 * clip
-    share = low_pass(6, 8, 8)
-
-    def band(x: Tensor, t: int, y: int, z: int) -> Tensor:
-        return torch.fft.fftn(x, dim=(0, 2, 3))[t, :, y, z]
-
-    for t, y, z in [(0, 0, 0), (0, 1, 0), (1, 0, 7), (3, 4, 4)]:
-        part = float(share[(t + 3) % 6, (y + 4) % 8, (z + 4) % 8])
-        theirs = part * band(still, t, y, z) + (1 - part) * band(clip, t, y, z)
-        assert torch.allclose(band(made, t, y, z), theirs, atol=1e-3)
-    assert torch.allclose(frame_init(picture, clip, 0.0), clip, atol=1e-5), "nothing of the picture, nothing to do"
-
-
-def test_a_queue_begins_from_its_picture(model):
-    can, schedule = model.denoiser.can, model.denoiser.schedule
-    picture, a = normal(can.latent_shape, root(1), "picture"), 0.0084
-    rows = (clean_row(picture, -1, 5), *(noise_row(can.latent_shape, schedule.num_steps, i, 5) for i in range(3)))
-    queue = framed(Queue(rows), a)
-    assert queue.at(-1).x is picture and [row.level for row in queue.rows] == [0, 6, 6, 6]
-    shared, lead = (normal(can.latent_shape, 5, purpose, -1) for purpose in ("shared", "init"))
-    own = torch.stack([lead, *(row.x for row in rows[1:])])
-    theirs = frame_init(picture, (shared + own) / 2**0.5, a)
-    assert all(torch.allclose(queue.at(i).x, theirs[i + 1], atol=1e-6) for i in range(3))
-    with pytest.raises(ValueError, match="fresh noise"):
-        framed(Queue(rows[1:]), a)
-    # and a clip runs from it
-    rollout, engine = Plain(can.latent_shape, schedule, Solver("ddim"), window=4), Engine(model.denoiser)
-    state = engine.drive(rollout.init(0, Timeline.of(PROMPT), (picture,)))
-    state = replace(state, queue=framed(state.queue, signal(BETAS)[850]))
-    made = [x for _, emission in stream(rollout, engine, state, None) for x in emission.latents]
-    assert len(made) == 3 and all(torch.isfinite(x).all() for x in made)
-
-
 # -- folders and runs --------------------------------------------------------------------------------------------
 
 
@@ -240,7 +188,7 @@ def test_a_film_from_a_picture(folder, tmp_path):
     picture = tmp_path / "picture.png"
     Image.new("RGB", (64, 32), (200, 40, 60)).save(picture)
     result = generate(
-        PROMPT, tmp_path / "film", model=str(folder), method="chunk", set=["chunk.overlap=1"], frames=9, steps=2,
+        PROMPT, tmp_path / "film", model=str(folder), frames=9, steps=2,
         image=picture, seed=3,
     )  # fmt: skip
     assert result.frames == len(list(read_frames(result.video))) == 9
@@ -251,7 +199,7 @@ def test_a_film_in_two_turns(folder, tmp_path):
     """The picture is read once: it can be gone when the film goes on."""
     picture = tmp_path / "picture.png"
     Image.new("RGB", (64, 32), (200, 40, 60)).save(picture)
-    options = {"method": "chunk", "set": ["chunk.overlap=1"], "frames": 10, "steps": 2, "image": picture, "seed": 3}
+    options = {"frames": 10, "steps": 2, "image": picture, "seed": 3}
     assert_stopping_changes_nothing(PROMPT, tmp_path, 3, model=str(folder), **options)
 
 

@@ -27,6 +27,7 @@ class Materials:
     shape        (C, H, W) of a latent
     num_latents  how many are wanted, None: endless; only methods of fixed length and `shrink` read it
     shrink       end by letting no more rows in (`--set ending=shrink`)
+    begin        how frames that enter together begin, where that is a model's own (`models/seam.Begin`)
     """
 
     shape: tuple[int, int, int]
@@ -36,6 +37,7 @@ class Materials:
     codec: Any = None
     num_latents: int | None = None
     shrink: bool = False
+    begin: Any = None
 
     @property
     def basics(self) -> tuple[tuple[int, int, int], NoiseSchedule, Solver, int]:

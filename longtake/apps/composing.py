@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from longtake.apps.beginning import begun
 from longtake.apps.budget import Blank
 from longtake.apps.building import Materials
 from longtake.apps.lookup import advise
@@ -63,7 +64,7 @@ def in_own_words(settings: Settings) -> tuple[Settings, list[str]]:
 def method_of(settings: Settings, materials: Materials) -> Any:
     """The method of these settings. UsageError for parameters that cannot work."""
     try:
-        return method(settings.method).make(materials, settings.parameters)
+        return begun(method(settings.method).make(materials, settings.parameters), materials.begin)
     except ValueError as error:
         raise UsageError(str(error)) from error
 

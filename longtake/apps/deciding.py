@@ -36,10 +36,9 @@ def decide(request: Request, facts: Facts) -> tuple[Settings, list[str]]:
     values, general = parse_sets(others, row, search_parameters(request.search))
     if general.get("ending") == "shrink" and not row.shrinks:
         raise UsageError(f"--set ending=shrink is for queues that run empty (fifo, progressive), not for {row.name}")
-    if row.name == "chunk" and facts.image_only and "join" not in values:
-        values = {**values, "join": "pixel"}
-        notes.append(f"chunk.join=pixel: {facts.name} continues from a picture")
     values, steps = _steps(request, row, preset, facts, values)
+    if row.name == "chunk":
+        values = _joined(values, facts, notes)
     rate = parse_fps(request.fps if request.fps is not None else facts.fps)
     seed = request.seed
     if seed is None:
@@ -76,6 +75,17 @@ def decide(request: Request, facts: Facts) -> tuple[Settings, list[str]]:
         **rest,
     )
     return settings, notes
+
+
+def _joined(values: dict[str, Any], facts: Facts, notes: list[str]) -> dict[str, Any]:
+    """How clips hang together unless that was said: as the model's authors chain them, else through a picture."""
+    if facts.chunk_overlap:
+        pixel = values.get("join") == "pixel"
+        return values if pixel or "overlap" in values else {**values, "overlap": facts.chunk_overlap}
+    if facts.image_only and "join" not in values:
+        notes.append(f"chunk.join=pixel: {facts.name} continues from a picture")
+        return {**values, "join": "pixel"}
+    return values
 
 
 def _beside(request: Request, preset: dict[str, Any]) -> Request:
@@ -139,7 +149,8 @@ def _story(
 
 
 def _default_method(facts: Facts, searched: str, notes: list[str]) -> Method:
-    name = "chunk" if facts.per_row_levels == "no" or not (searched == "none" or search(searched).queues) else "fifo"
+    queues = facts.per_row_levels != "no" and (searched == "none" or search(searched).queues)
+    name = "chunk" if not queues else facts.method or "fifo"
     notes.append(f"method {name} (the default; see: longtake methods)")
     return method(name)
 

@@ -15,7 +15,8 @@ class Facts:
     size      (width, height) of the run, in pixels, known to fit the model
     window    latent frames of one call
     factor    pixels of a latent's side; `compression` pixel frames of a latent after the first
-    guided    whether a window costs two network evaluations, times `experts` at most
+    guided    whether a window costs two network evaluations (or `passes`), times `experts` at most
+    method    the model's own default; `chunk_overlap` and `begins` as in `models/seam.ModelFacts`
     """
 
     name: str
@@ -32,6 +33,10 @@ class Facts:
     image_first: bool
     guided: bool
     experts: int = 1
+    passes: int = 0
+    method: str | None = None
+    chunk_overlap: int = 0
+    begins: bool = False
     compression: int = 4
     first_is_image: bool = True
     image_only: bool = False
@@ -40,6 +45,11 @@ class Facts:
     latent_group: int = 1
     latents_at_once: int = 1
     frames_behind: int = 0
+
+    @property
+    def cost(self) -> int:
+        """Network evaluations of a window, at one expert."""
+        return self.passes or (2 if self.guided else 1)
 
     def clip_frames(self, context: int = 0) -> int:
         """Pixel frames of one clip, behind `context` latents that are read and not shown."""

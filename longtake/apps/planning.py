@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from longtake.apps.beginning import how_frames_begin
 from longtake.apps.budget import Blank, afford, parse_budget, told
 from longtake.apps.building import Materials
 from longtake.apps.composing import in_own_words, latent_of, length_of, method_of, searched, timeline_of
@@ -44,6 +45,7 @@ def plan(request: Request) -> tuple[Settings, Facts, list[str]]:
         )
     settings, more = afforded(request, settings, facts)
     rollout = dry_rollout(settings, facts.can)  # parameters that do not fit show now
+    more += how_frames_begin(settings, facts, rollout)
     return settings, facts, [*notes, *more, *_turning(settings, facts, rollout)]
 
 
@@ -87,7 +89,7 @@ def dry_run(settings: Settings, facts: Facts) -> tuple[Forecast, int | None]:
     context = 1 if settings.image else context_latents(settings, facts.window) if settings.video else 0
     # which windows need both of two experts depends on the noise schedule, which is not loaded: then it is a bound
     many = facts.experts if facts.experts > 1 and mixes_levels(leaf(rollout), clean=False) else 1
-    factor = many * (2 if facts.guided else 1)
+    factor = many * facts.cost
     paid = cost(rollout, EXACT_LATENTS if latents is None else latents, context, factor)
     return replace(paid, exact=paid.exact and many == 1), latents
 

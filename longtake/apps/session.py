@@ -130,7 +130,7 @@ def _rollout(settings: Settings, model: Any) -> tuple[Any, list[str]]:
     can, latents = model.denoiser.can, length_of(settings, model.denoiser.can)
     materials = Materials(
         can.latent_shape, model.denoiser.schedule, Solver(model.solver), can.window, model.codec, latents,
-        settings.ending == "shrink",
+        settings.ending == "shrink", None if settings.search == "freeinit" else model.begin,
     )  # fmt: skip
     inner, notes = method_of(settings, materials), []
     reward: Any = None

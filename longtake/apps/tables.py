@@ -77,6 +77,9 @@ MODEL_OPTIONS = (
     Parameter("freelong", str, "true, or the frames of a longer window (FreeLong, on layers over time)"),
     Parameter("freepca", str, "true, or the frames of a longer window (FreePCA, on layers over time)"),
     Parameter("scale", str, "how the data were scaled in training (VideoCrafter2)"),
+    Parameter("noise", ("own", "mixed", "progressive"), "what the first noise of a clip's frames shares (ConsistI2V)"),
+    Parameter("frameinit", bool, "begin a clip from the low frequencies of its standing picture (ConsistI2V)"),
+    Parameter("guidance_image", float, "guidance towards the picture, a third evaluation (ConsistI2V)", 1),
     Parameter("tiling", bool, "decode pictures in tiles, for less memory"),
 )
 """Bare keys of --set that a model reads."""

@@ -7,11 +7,14 @@ A folder of ours: `longtake.json` with family consisti2v, and the release's `une
 The picture is a window's first row at level 0. As in training it is told the time of the frames behind it. Other rows
 that are known (an overlap of more than one latent) are shown noised where the rest share a level, and as they are, at
 time 0, in queues. A first row that is not clean is what the network sees where its training dropped the picture; for
-such a row it was never taught a noise estimate, so methods should commit rows behind the first: `chunk` with
-`--set chunk.overlap=1` chains clips as the release does.
+such a row it was never taught a noise estimate, so methods should commit rows behind the first. `chunk`, the default
+here, hands the last latent of a clip to the next as its picture, as the release chains clips (`chunk_overlap` 1).
 
 `guidance_image` above 1 adds a third pass whose first frame is noised (Sec. 4.4): e0 + g_i (e1 - e0) + g_t (e2 - e1)
-with e0 of neither picture nor prompt, e1 of the picture, e2 of both. The begin of a clip is in `consisti2v_noise`.
+with e0 of neither picture nor prompt, e1 of the picture, e2 of both.
+
+A clip begins as the release begins it, with noise that its frames share and FrameInit (`consisti2v_noise`); the options
+`noise` and `frameinit` change that.
 
 Deviation: the picture's latent is the mean of its posterior, where the release samples it.
 Cost: a window is two evaluations with guidance, three with `guidance_image`.
@@ -22,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from diffusers import AutoencoderKL, CogVideoXPipeline
@@ -36,6 +39,7 @@ from longtake.errors import UsageError
 from longtake.models import folder as folders
 from longtake.models import parts as shared
 from longtake.models.adapt import adapted, check_options, waiting
+from longtake.models.consisti2v_noise import TIME, Beginning, Noise
 from longtake.models.consisti2v_unet import ConsistConfig, ConsistUNet
 from longtake.models.families import LoadOptions, Model, ModelFacts, Source
 from longtake.models.frame_codec import FrameCodec
@@ -55,13 +59,13 @@ from longtake.models.opensora_rows import (
 )
 from longtake.models.parts import load_module, load_part, pick
 from longtake.models.prompts import PromptCache, clip_encode
-from longtake.models.vp import vp_schedule
+from longtake.models.vp import signal, vp_schedule
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer")
 WEIGHTED = PARTS[:3]
 USUAL: dict[str, Any] = dict(
     window=16, fps=8, steps=50, guidance=7.5, size=(256, 256), frame_stride=3, guidance_image=1.0,
-    max_sequence_length=77,
+    max_sequence_length=77, noise="mixed", frameinit=True,
 )  # fmt: skip
 BETAS = {
     "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "linear", "timestep_spacing": "leading",
@@ -182,12 +186,10 @@ def schedule_of(num_steps: int) -> NoiseSchedule:
 def facts(source: Source, options: LoadOptions) -> ModelFacts:
     """What the JSON of a folder tells."""
     shared.check_folder(source, PARTS, WEIGHTED)
-    usual = shared.usual(USUAL, source)
+    usual = _usual(source, options)
     config = config_of(ConsistConfig, source, "unet", FILE_NAMES)
     vae = folders.read_json(source.path("vae") / "config.json")
     factor = 2 ** (len(vae.get("block_out_channels", (0,) * 4)) - 1)
-    if float(usual["guidance_image"]) < 1:
-        raise UsageError(f"guidance_image must be at least 1 (1: no guidance), got {usual['guidance_image']}")
     return ModelFacts(
         family="consisti2v",
         window=_mixed(options, usual)[1],
@@ -197,6 +199,10 @@ def facts(source: Source, options: LoadOptions) -> ModelFacts:
         steps=int(usual["steps"]),
         size=shared.fit_size(options.size or usual["size"], factor * 2 ** (len(config.channels) - 1)),
         guided=float(pick(options.guidance, usual["guidance"])) > 1,
+        passes=3 if float(usual["guidance_image"]) > 1 else 0,
+        method="chunk",
+        chunk_overlap=1,
+        begins=_beginning(usual) is not None,
         per_row_levels="own",
         image_first=True,
         image_only=True,
@@ -208,8 +214,7 @@ def facts(source: Source, options: LoadOptions) -> ModelFacts:
 def load_family(source: Source, options: LoadOptions) -> Model:
     """The model of a folder."""
     check_options(source, options)
-    known = facts(source, options)
-    usual = shared.usual(USUAL, source)
+    known, usual = facts(source, options), _usual(source, options)
     device = shared.pick_device(options.device)
     kind, rest = shared.dtype_of(options.dtype, device), waiting(options, device)
     network = load_own(lambda: network_of(source), source, "unet", rest, kind)
@@ -247,8 +252,29 @@ def load_family(source: Source, options: LoadOptions) -> Model:
         dtype=str(kind).removeprefix("torch."),
         weights_hash=shared.weights_hash(source, WEIGHTED),
         license=shared.license_of(source),
+        begin=_beginning(usual),
     )
     return adapted(model, options, (network,), CogVideoXPipeline)
+
+
+def _usual(source: Source, options: LoadOptions) -> dict[str, Any]:
+    # defaults, the folder's settings, and options on top
+    own = {name: options.extras[name] for name in ("noise", "frameinit", "guidance_image") if name in options.extras}
+    usual = {**shared.usual(USUAL, source), **own}
+    if float(usual["guidance_image"]) < 1:
+        raise UsageError(f"guidance_image must be at least 1 (1: no guidance), got {usual['guidance_image']}")
+    if usual["noise"] not in get_args(Noise) or not isinstance(usual["frameinit"], bool):
+        raise UsageError(
+            f"noise is {', '.join(get_args(Noise))} and frameinit true or false, got {usual['noise']!r}, "
+            f"{usual['frameinit']!r}"
+        )
+    return usual
+
+
+def _beginning(usual: Mapping[str, Any]) -> Beginning | None:
+    if usual["noise"] == "own" and not usual["frameinit"]:
+        return None
+    return Beginning(usual["noise"], usual["frameinit"], float(signal(BETAS)[TIME]))
 
 
 def _mixed(options: LoadOptions, usual: Mapping[str, Any]) -> tuple[Mix | None, int]:

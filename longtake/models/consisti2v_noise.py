@@ -2,22 +2,27 @@
 
 FrameInit (Sec. 4.3): the first frame's latent, repeated, is diffused to time 850 with the clip's noise; of that, space
 and time together, the low frequencies are kept, the high ones are those of the noise. A clip then starts from the
-layout of its picture. The noise itself is half shared by all frames ("mixed", after PYoCo, arXiv 2305.10474).
+layout of its picture. The noise itself is half shared by all frames ("mixed", after PYoCo, arXiv 2305.10474) or half
+that of the frame before ("progressive", the same). Frames i and j of a clip then have the correlation 1/2, or
+2^(-|i - j| / 2). The release does the first, with FrameInit.
 
-Both act before the first step, so they are functions on noise and on a queue (`framed`), not part of the network.
+Both act before the first step, so they are functions on noise and on a queue (`Beginning`), not part of the network.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from longtake.core.noise import normal
-from longtake.core.rows import Queue
+from longtake.core.rows import Queue, Row
+
+Noise = Literal["own", "mixed", "progressive"]
 
 TIME, CUTOFF = 850, 0.25
 """The training time to which the standing clip is diffused, and the cut-off of its low band in space and time."""
@@ -29,6 +34,14 @@ def mixed(
     """Unit noise whose frames have `shared` in common, alpha^2 parts of variance against one of their own."""
     total = 1 + alpha**2
     return math.sqrt(alpha**2 / total) * shared + math.sqrt(1 / total) * own
+
+
+def progressive(own: Float[Tensor, "F C H W"], alpha: float = 1.0) -> Float[Tensor, "F C H W"]:
+    """Unit noise of which each frame has alpha^2 parts from the one before and one of its own."""
+    total, frames = 1 + alpha**2, [own[0]]
+    for x in own[1:]:
+        frames.append(math.sqrt(alpha**2 / total) * frames[-1] + math.sqrt(1 / total) * x)
+    return torch.stack(frames)
 
 
 def low_pass(
@@ -55,17 +68,37 @@ def frame_init(
     return torch.fft.ifftn(torch.fft.ifftshift(both, dim=(0, 2, 3)), dim=(0, 2, 3)).real.to(noise)
 
 
-def framed(queue: Queue, signal: float) -> Queue:
-    """A queue that begins with a clean picture and holds fresh noise behind it, begun as ConsistI2V begins a clip.
+@dataclass(frozen=True)
+class Beginning:
+    """How a clip begins: a `models/seam.Begin`.
 
-    The noise of each row stays its own half; the shared half is keyed by the first noisy row's path, so that a fork
-    changes both. ValueError for a queue of another kind.
+    noise      what first noise the frames share; "own": none
+    frameinit  whether the low band is that of the picture in front, where there is one
+    signal     a_t at FrameInit's time
+    alpha      the shared part, see `mixed` and `progressive`
+
+    Frames that were given in front draw their part of the clip's noise too, as the release draws it for its picture,
+    and drop it. What is shared is keyed by the path of the first noisy row, so that a fork changes it.
     """
-    first, *rows = queue.rows
-    if first.level or not rows or any(row.seen or not row.level for row in rows):
-        raise ValueError("a clip that begins from its picture needs one clean row and fresh noise behind it")
-    path, shape = rows[0].path, first.x.shape
-    shared, lead = (normal(shape, path, purpose, first.index).to(first.x) for purpose in ("shared", "init"))
-    noise = mixed(shared, torch.stack([lead, *(row.x.to(first.x) for row in rows)]))
-    begun = frame_init(first.x, noise, signal)[1:]
-    return queue.replaced(replace(row, x=x.clone()) for row, x in zip(rows, begun, strict=True))
+
+    noise: Noise = "mixed"
+    frameinit: bool = True
+    signal: float = 0.0
+    alpha: float = 1.0
+
+    def __call__(self, queue: Queue, fresh: range) -> Queue:
+        """The queue with its rows in `fresh` begun; rows that are given stay as they are."""
+        rows = [row for row in queue.rows if row.index in fresh and row.level]
+        first, path = queue.rows[0], rows[0].path
+        own = torch.stack([self._own(row, row.index in fresh, path) for row in queue.rows]).to(first.x)
+        if self.noise == "mixed":
+            own = mixed(normal(first.x.shape, path, "shared", first.index).to(first.x), own, self.alpha)
+        elif self.noise == "progressive":
+            own = progressive(own, self.alpha)
+        if self.frameinit and first.level == 0 and first.index not in fresh:
+            own = frame_init(first.x, own, self.signal)
+        return queue.replaced(replace(row, x=own[row.index - queue.start].clone()) for row in rows)
+
+    @staticmethod
+    def _own(row: Row, fresh: bool, path: int) -> Tensor:
+        return row.x if fresh and row.level else normal(row.x.shape, path, "init", row.index).to(row.x)

@@ -142,8 +142,8 @@ FAMILIES: dict[str, Family] = {
         Family(
             "consisti2v",
             "longtake.models.consisti2v",
-            keys=("frame_stride", "guidance_image"),
-            options=("freelong", "freepca"),
+            keys=("frame_stride", "guidance_image", "noise", "frameinit"),
+            options=("freelong", "freepca", "noise", "frameinit", "guidance_image"),
             adapts=True,
             per_row_levels="own",
         ),

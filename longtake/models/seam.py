@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from longtake.core.model import Codec, Denoiser
+from longtake.core.rows import Queue
 from longtake.errors import UsageError
 
 
@@ -68,7 +69,11 @@ class ModelFacts:
     """What JSON tells of a model under some options. Units as in `core.model.Capabilities` and `Model`.
 
     channels and factor: of a latent, and pixels of its side; guided: a window costs two network evaluations.
+    passes: network evaluations of a window where they are not 1, or 2 with guidance; 0: they are.
     experts: networks that a window may need, so that its cost is a bound where there are two.
+    method: the default method; None: by levels and search, see `apps/deciding`.
+    chunk_overlap: latents that the authors let a clip read of the one before; 0: any, joined as `chunk` does.
+    begins: how frames begin that enter together is the model's own (`Model.begin`).
     """
 
     family: str
@@ -80,6 +85,10 @@ class ModelFacts:
     size: tuple[int, int]
     guided: bool
     experts: int = 1
+    passes: int = 0
+    method: str | None = None
+    chunk_overlap: int = 0
+    begins: bool = False
     per_row_levels: str = "native"
     image_first: bool = False
     image_only: bool = False
@@ -103,13 +112,18 @@ class Prompted(Protocol):
     def release_text_encoder(self) -> None: ...
 
 
+Begin = Callable[[Queue, range], Queue]
+"""A queue whose rows at these indices have just entered, all together, with the noise that they are to begin with."""
+
+
 @dataclass(frozen=True, eq=False)
 class Model:
     """A loaded model with its settings.
 
     window in latent frames; size is (width, height) in pixels; fps in pixel frames; weights_hash names the weights;
     source is the folder, or None for a live pipeline; license as the model card states it, None if unknown;
-    notes are lines for the user, such as evidence against an unsound choice.
+    notes are lines for the user, such as evidence against an unsound choice;
+    begin: how frames that enter together begin, None: each from noise of its own.
     """
 
     name: str
@@ -128,6 +142,7 @@ class Model:
     weights_hash: str
     license: str | None
     notes: tuple[str, ...] = ()
+    begin: Begin | None = None
 
     def prepare(self, prompts: list[str], release: bool = False) -> None:
         """Encode every prompt of a run; `release` then frees the text encoder, the largest part of a real model."""
