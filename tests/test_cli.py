@@ -8,6 +8,7 @@ import re
 import signal
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -422,12 +423,21 @@ def test_python_makes_what_the_command_makes(tiny: Path, whole: Path, tmp_path: 
     assert made.frames == 5 and Path(made.video).exists()
 
 
-@pytest.mark.slow
-def test_bench_has_overheads(cli: Any) -> None:
+def test_bench_compares_a_loop_with_the_same_calls_alone(cli: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    """By a clock that goes on at every call of the network: both sides make the same calls, so neither costs more."""
+    from longtake.apps import bench
+    from longtake.models import load, wan
+
+    assert bench._model(METHODS["plain"]).name == "pocket"  # what it measures; the rest on the tiny pipeline
+    calls, forward = [], wan.forward_rows
+    monkeypatch.setattr(wan, "forward_rows", lambda *arguments: calls.append(1) or forward(*arguments))
+    monkeypatch.setattr(bench, "time", SimpleNamespace(perf_counter=lambda: float(len(calls))))
+    monkeypatch.setitem(load.NAMES, "pocket", tmp_path / "nowhere")
+    monkeypatch.setattr(bench, "TINY_SIZE", (32, 32))
     found = cli("bench", "--format", "json").json
-    assert set(found["overhead"]) == {"plain", "chunk", "fifo", "miga"} and all(
-        0.5 < value < 3 for value in found["overhead"].values()
-    )
+    assert found["model"] == "tiny" and found["rounds"] == 5 and found["ticks"] == 2
+    assert found["overhead"] == dict.fromkeys(("plain", "chunk", "fifo", "miga"), 1.0)
+    assert all(value["loop"] == value["calls"] > 0 for value in found["seconds"].values())
 
 
 def test_small_words() -> None:

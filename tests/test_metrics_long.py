@@ -6,7 +6,6 @@ import colorsys
 import math
 
 import numpy as np
-import psutil
 import pytest
 import torch
 
@@ -18,6 +17,7 @@ from longtake.metrics.look import Eyes, Look
 from longtake.metrics.scenes import Scenes
 from longtake.rewards.encoders.dis import DisFlow, DisMiddle
 from tests import films
+from tests.memory import in_use
 
 # -- scenes ----------------------------------------------------------------------------------------------------------
 
@@ -320,11 +320,11 @@ def test_the_field_s_numbers_move_as_they_should():
 
 def test_memory_does_not_grow_with_length():
     """4,000 frames: what stays is some numbers a frame, 8 MB at most over the last nine tenths."""
-    process, film = psutil.Process(), films.moving(256)
+    film = films.moving(256)
     look = Look(Eyes(), 4000, films.FPS)
     for start in range(0, 4000, 16):
         if start == 400:
-            before = process.memory_info().rss
+            before = in_use()
         look.update(film[start % 240 : start % 240 + 16])
-    assert process.memory_info().rss - before < 8 << 20
+    assert in_use() - before < 8 << 20
     assert look.flicker.errors.itemsize * len(look.flicker.errors) == 8 * 3999
