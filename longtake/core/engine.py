@@ -83,11 +83,14 @@ class Engine:
             while group:  # the batch may shrink on the way, where memory runs out
                 part, group = group[: self.batch], group[self.batch :]
                 results.update(zip([call.key for call in part], self._forward(part), strict=True))
-        return [results[call.key] if call.key in results else torch.stack(call.x) for call in calls]
+        return [results[call.key] if call.key in results else self._rows(call) for call in calls]
+
+    def _rows(self, call: Call) -> Tensor:
+        # new rows are drawn on the host, the others are where the network left them
+        return torch.stack([row.to(self.denoiser.device) for row in call.x])
 
     def _forward(self, calls: Sequence[Call]) -> list[Tensor]:
-        device = self.denoiser.device
-        x = torch.stack([torch.stack([row.to(device) for row in call.x]) for call in calls])
+        x = torch.stack([self._rows(call) for call in calls])
         levels = torch.tensor([call.levels for call in calls])
         began = time.perf_counter()
         try:

@@ -32,7 +32,7 @@ def dead_calls(rollout: Rollout[Any], state: Any, until: int) -> list[frozenset[
     if not fixed(rollout):
         return []
     watcher = _Watcher()
-    ghost, now = emptied(rollout), map_tensors(lambda x: x[:0], state)
+    ghost, now = emptied(rollout), map_tensors(lambda x: x[:0].cpu(), state)
     ticks: list[tuple[list[list[Call]], Emission]] = []
     while now.emitted < until and not now.finished:
         watcher.lists = []
