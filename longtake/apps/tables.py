@@ -80,6 +80,7 @@ MODEL_OPTIONS = (
     Parameter("noise", ("own", "mixed", "progressive"), "what the first noise of a clip's frames shares (ConsistI2V)"),
     Parameter("frameinit", bool, "begin a clip from the low frequencies of its standing picture (ConsistI2V)"),
     Parameter("guidance_image", float, "guidance towards the picture, a third evaluation (ConsistI2V)", 1),
+    Parameter("causal_block", int, "latents that see each other and those before, 1 for all (SkyReels-V2)", 1),
     Parameter("tiling", bool, "decode pictures in tiles, for less memory"),
 )
 """Bare keys of --set that a model reads."""

@@ -58,6 +58,8 @@ class Family:
     options  which `LoadOptions.extras` it has; None: its module says
     adapts   whether LoRAs, offloading and compiling are at hand (models/adapt)
 
+    alone    why rows cannot have levels of their own, where `per_row_levels` is "no"
+
     per_row_levels and clean_rows are those of `core.model.Capabilities`.
     """
 
@@ -71,6 +73,7 @@ class Family:
     clean_rows: bool = False
     options: tuple[str, ...] | None = None
     adapts: bool = False
+    alone: str = ""
 
 
 FAMILIES: dict[str, Family] = {
@@ -87,15 +90,16 @@ FAMILIES: dict[str, Family] = {
         ),
         Family(
             "skyreels",
-            "longtake.models.skyreels",
+            "longtake.models.skyreels_family",
             (
                 "SkyReelsV2DiffusionForcingPipeline",
                 "SkyReelsV2DiffusionForcingImageToVideoPipeline",
                 "SkyReelsV2DiffusionForcingVideoToVideoPipeline",
                 "SkyReelsV2Pipeline",
+                "SkyReelsV2ImageToVideoPipeline",
             ),
             "Skywork/SkyReels-V2-DF-1.3B-540P-Diffusers",
-            options=("riflex", "tiling"),
+            options=("riflex", "tiling", "causal_block"),
             adapts=True,
         ),
         Family(
@@ -115,6 +119,7 @@ FAMILIES: dict[str, Family] = {
             clean_rows=True,
             options=("riflex", "allow_unsound"),
             adapts=True,
+            alone="its text tokens share one time with its video tokens, so a level a row is not defined for them",
         ),
         Family(
             "latte",
@@ -166,10 +171,11 @@ def classes() -> dict[str, Family]:
 def family_of(source: Source) -> Family:
     """The family of a folder or a live pipeline. UsageError names those that are supported."""
     known = classes()
+    able = ", ".join(dict.fromkeys(row.name for row in known.values()))
     if source.pipe is not None:
         kind = type(source.pipe).__name__
         if kind not in known:
-            raise UsageError(f"{kind} pipelines are not supported; supported: {', '.join(known)}")
+            raise UsageError(f"{kind} pipelines are not supported; supported: those of {able}")
         return known[kind]
     named, kind = source.settings.get("family"), source.index.get("_class_name")
     if named is not None:
@@ -177,7 +183,7 @@ def family_of(source: Source) -> Family:
             raise UsageError(f"{source.folder} is of family {named!r}; known: {', '.join(FAMILIES)}")
         return FAMILIES[named]
     if kind not in known:
-        raise UsageError(f"{source.folder} holds a {kind or 'nameless pipeline'}; supported: {', '.join(known)}")
+        raise UsageError(f"{source.folder} holds a {kind or 'nameless pipeline'}; supported: those of {able}")
     return known[kind]
 
 

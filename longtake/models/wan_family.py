@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
 from torch import nn
-from transformers import AutoTokenizer, CLIPVisionModel, UMT5EncoderModel
+from transformers import AutoTokenizer, UMT5EncoderModel
 
 from longtake.core.model import Capabilities
 from longtake.core.schedule import NoiseSchedule
@@ -24,7 +24,7 @@ from longtake.models.schedules import SCHEDULERS, schedule_of, solver_of
 from longtake.models.tiling import TiledCodec
 from longtake.models.wan import Low, WanDenoiser, Wiring, forward_rows, self_check
 from longtake.models.wan_codec import WanCodec
-from longtake.models.wan_image import ClipEye, WanPictures
+from longtake.models.wan_image import ClipEye, WanPictures, load_eye
 from longtake.models.wan_text import PromptEncoder
 
 EXPERTS = ("transformer", "transformer_2")
@@ -234,12 +234,6 @@ def _from_folder(source: Source, options: LoadOptions) -> _Parts:
     device = shared.pick_device(options.device)
     kind, rest = shared.dtype_of(options.dtype, device), waiting(options, device)
     scheduler = SCHEDULERS[source.index["scheduler"][1]][0]
-    eye = None
-    if variant.clip:
-        from transformers import CLIPImageProcessorPil
-
-        encoder = load_module(source, "image_encoder", CLIPVisionModel, rest, dtype=torch.float32)
-        eye = ClipEye(encoder, load_part(CLIPImageProcessorPil, source.path("image_processor"), source.folder))
 
     def network(name: str) -> nn.Module:
         return load_module(source, name, WanTransformer3DModel, rest, torch_dtype=kind)
@@ -253,5 +247,5 @@ def _from_folder(source: Source, options: LoadOptions) -> _Parts:
         tokenizer=load_part(AutoTokenizer, source.path("tokenizer"), source.folder),
         encoder=None,
         reload=lambda: load_module(source, "text_encoder", UMT5EncoderModel, device, dtype=kind),
-        eye=eye,
+        eye=load_eye(source, rest) if variant.clip else None,
     )

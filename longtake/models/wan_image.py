@@ -22,7 +22,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from longtake.models.parts import Remembered
+from longtake.models.parts import Remembered, load_module, load_part
+from longtake.models.seam import Source
 from longtake.models.wan_codec import WanCodec, cover
 
 
@@ -39,6 +40,16 @@ class ClipEye:
         weight = next(self.encoder.parameters())
         pixels = self.processor(images=list(pictures), return_tensors="pt")["pixel_values"]
         return self.encoder(pixels.to(weight.device, weight.dtype), output_hidden_states=True).hidden_states[-2]
+
+
+def load_eye(source: Source, device: torch.device) -> ClipEye:
+    """CLIP of a folder, in float32; its encoder of the class that the folder's index names."""
+    from transformers import CLIPImageProcessorPil, CLIPVisionModel, CLIPVisionModelWithProjection
+
+    named = (source.index.get("image_encoder") or [None, None])[1]
+    kind = CLIPVisionModelWithProjection if named == "CLIPVisionModelWithProjection" else CLIPVisionModel
+    encoder = load_module(source, "image_encoder", kind, device, dtype=torch.float32)
+    return ClipEye(encoder, load_part(CLIPImageProcessorPil, source.path("image_processor"), source.folder))
 
 
 class WanPictures:
