@@ -45,8 +45,11 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     site = Path(_run(python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])").stdout.strip())
     _run(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", site, wheel)
     # a path file, not a site folder: this environment's own editable install of longtake stays out
-    (site / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"])
-    (site / "sitecustomize.py").write_text(NO_SOCKETS)
+    borrowed = dict.fromkeys(sysconfig.get_paths()[kind] for kind in ("purelib", "platlib"))
+    (site / "no_sockets.py").write_text(NO_SOCKETS)  # a system may have a sitecustomize of its own, so not by that
+    (site / "borrowed.pth").write_text("\n".join([*borrowed, "import no_sockets", ""]))
+    tried = [python, "-c", "import socket; socket.create_connection(('localhost', 1))"]
+    assert "a socket was opened" in subprocess.run(tried, capture_output=True, text=True).stderr
     return python
 
 
