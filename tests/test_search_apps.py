@@ -175,6 +175,13 @@ def test_every_reward_is_made_and_scores_pocket_latents(tmp_path):
     with pytest.raises(UsageError, match="no latent reward model"):
         make_reward([("latent-reward", 1.0)], store, {})
     export(Scorer(width=16), [], net)
+    assert usual_reward(Supplies(None, net, 4, schedule), True)[0] != "latent-reward"  # nothing says that it ranks well
+    told = {"level": 3, "trained": True, "n": 9, "model": 0.5, "latent-cosine": 0.2}
+    export(Scorer(width=16), [told], net)
+    assert usual_reward(Supplies(None, net, 4, schedule), True)[0] == "latent-reward"
+    assert usual_reward(Supplies(None, net, 4, schedule))[0] != "latent-reward"
+    export(Scorer(width=16), [{**told, "model": 0.1}], net)
+    assert usual_reward(Supplies(None, net, 4, schedule), True)[0] != "latent-reward"
     store = Supplies(None, net, 4, schedule)
     for name in REWARDS:
         reward = make_reward([(name, 1.0)], store, {})

@@ -18,6 +18,7 @@ from longtake.rewards import reward_model
 from longtake.rewards.reward_model import LatentReward, Scorer, buckets_of, share_of_noise, waves
 from longtake.testing.laws import check_reward
 from longtake.training import reward as training
+from longtake.training import reward_data as examples
 
 PROMPTS = ["a dog", "a cat", "a red bus", "green hills", "a boat", "the sea", "night", "noon", "snow", "a tree"]
 
@@ -27,31 +28,57 @@ def model() -> Any:
     return load(tiny_wan(scheduler="euler"), size=(32, 64), num_steps=12, guidance=1.0)
 
 
-def label(latents: Any, frames: Any, prompt: str) -> list[float]:
+def label(clips: Any, prompt: str) -> list[list[float]]:
     """Two numbers that the latents do hold."""
-    return [float(latents.mean()), float(latents[:, 0].mean())]
+    return [[float(latents.mean()), float(latents[:, 0].mean())] for latents in clips]
 
 
 def test_levels_span_the_schedule_and_half_are_held_out():
     for steps in (24, 50, 12):
-        told, hidden = training.levels(steps)
+        told, hidden = examples.levels(steps)
         assert len(told) == len(set(told)) == 8 and told == sorted(told, reverse=True)
         assert told[0] == steps - 1 and told[-1] == 1
         assert len(hidden) == 4 and set(hidden) < set(told)
 
 
 def test_examples_keep_what_the_sampler_passed_through(model: Any):
-    one = training.example(model, "a dog", 5, label)
-    noisy, guessed, done = training.trajectory(model, "a dog", 5)
-    assert len(noisy) == 11 and one["x"].shape[0] == len(one["level"]) == len(set(one["level"].tolist()))
-    for place, level in enumerate(one["level"].tolist()):
-        x = noisy[11 - level]
-        assert torch.equal(one["x"][place], x.half()) and torch.equal(one["x0"][place], guessed[11 - level].half())
-        cosine = float((x * done).sum() / (x.norm() * done.norm()))
-        assert float(one["similarity"][place]) == pytest.approx((1 + cosine) / 2, abs=1e-5)
-    assert one["label"].tolist() == pytest.approx(label(done, None, ""))
-    _, hidden = training.levels(12)
-    assert set(hidden) < set(one["level"].tolist()[:8])
+    """The other side makes each clip by itself; side by side a network's last bits may differ."""
+    seeds = [5, 9, 11]
+    made = examples.examples(model, "a dog", seeds, label)
+    _, hidden = examples.levels(12)
+    assert made["x"].shape[:2] == (3, 8 + min(examples.KEPT, 3)) and made["x0"].shape[:2] == (3, 8)
+    for place, seed in enumerate(seeds):
+        ((noisy, guessed, done),) = examples.trajectories(model, "a dog", [seed])
+        kept = made["level"][place].tolist()
+        assert len(noisy) == 11 and len(kept) == len(set(kept)) and set(hidden) < set(kept[:8])
+        for number, level in enumerate(kept):
+            x = noisy[11 - level]
+            assert torch.allclose(made["x"][place, number].float(), x, atol=2e-3)
+            if number < 8:
+                assert torch.allclose(made["x0"][place, number].float(), guessed[11 - level], atol=4e-3)
+            cosine = float((x * done).sum() / (x.norm() * done.norm()))
+            assert float(made["similarity"][place, number]) == pytest.approx((1 + cosine) / 2, abs=1e-4)
+        assert made["label"][place].tolist() == pytest.approx(label([done], "")[0], abs=1e-4)
+
+
+def test_the_videos_of_a_prompt_take_one_call_a_step(model: Any):
+    """Side by side: as many forwards as steps, for as many seeds as there are; and seeds are those of the prompt."""
+    seen: list[int] = []
+
+    class Counted:
+        can, schedule, device, cost = (getattr(model.denoiser, n) for n in ("can", "schedule", "device", "cost"))
+
+        def __call__(self, x: Any, levels: Any, cond: Any) -> Any:
+            seen.append(len(x))
+            return model.denoiser(x, levels, cond)
+
+    class Watched:
+        denoiser, solver = Counted(), model.solver
+
+    courses = examples.trajectories(Watched(), "a dog", examples.seeds_of(3))
+    assert seen == [4] * 12 and len(courses) == 4
+    assert not torch.equal(courses[0][2], courses[1][2])
+    assert len(set(examples.seeds_of(3)) | set(examples.seeds_of(4))) == 8
 
 
 def test_the_loss_by_hand():
@@ -111,27 +138,45 @@ def test_the_reward_reads_noisy_rows_and_is_small():
 
 def test_prompts_are_never_on_both_sides():
     prompts = [f"prompt {n}" for n in range(400)] * 2
-    hidden = training.split(prompts)
+    hidden, watched = examples.split(prompts), examples.watched(prompts)
     assert hidden[:400] == hidden[400:] and 0.12 < sum(hidden) / 800 < 0.28
+    assert watched[:400] == watched[400:] and 0.06 < sum(watched) / 800 < 0.2
+    assert not any(one and other for one, other in zip(hidden, watched, strict=True))
+
+
+def few(many: int, held: int, watched: int = 0) -> list[str]:
+    """Prompts of which so many are held out and so many watched."""
+    found: dict[str, list[str]] = {"held": [], "watched": [], "fed": []}
+    for text in (f"prompt {n}" for n in range(400)):
+        kind = "held" if examples.split([text])[0] else "watched" if examples.watched([text])[0] else "fed"
+        found[kind].append(text)
+    return [*found["held"][:held], *found["watched"][:watched], *found["fed"][: many - held - watched]]
 
 
 def test_collecting_goes_on_and_training_learns_what_latents_hold(model: Any, tmp_path):
-    folder = tmp_path / "reward-data"
-    paths = training.collect(model, PROMPTS[:3], label, folder, 5)
+    folder, prompts = tmp_path / "reward-data", few(8, 2, 1)
+    paths = examples.collect(model, prompts[:2], label, folder, 5)
     before = [path.stat().st_mtime_ns for path in paths]
-    paths = training.collect(model, PROMPTS, label, folder, 5)
-    assert len(paths) == 10 and [path.stat().st_mtime_ns for path in paths[:3]] == before
-    data = training.Data(paths, PROMPTS, model.denoiser.schedule)
-    assert len(data.held) >= 2 and not set(data.held) & set(data.trained)
+    paths = examples.collect(model, [*prompts, prompts[0]], label, folder, 5)
+    assert len(paths) == 8 and [path.stat().st_mtime_ns for path in paths[:2]] == before
+    assert examples.collect(model, prompts, label, folder, 0) == paths  # what is there counts when time is up
+    assert examples.collect(model, prompts, label, tmp_path / "none", 0) == []
+    data = examples.Data(paths, model.denoiser.schedule)
+    sides = (data.held, data.watched, data.trained)
+    assert [len(side) for side in sides] == [8, 4, 20] and len(set().union(*map(set, sides))) == 32
+    assert data.prompts == [prompt for prompt in prompts for _ in range(4)]
+    assert float(data.label[data.trained].mean().abs()) < 1e-5
     torch.manual_seed(0)
     net = Scorer(model.denoiser.can.latent_shape[0], ("mean", "first"), 16)
     optimizer = torch.optim.AdamW(net.parameters(), 3e-3)
     generator, losses = torch.Generator().manual_seed(0), []
     words = int(net.config["words"])
-    hidden = {s for s in training.levels(12)[1]}
+    shares = {round(share_of_noise(model.denoiser.schedule, level), 5) for level in examples.levels(12)[1]}
+    fed = {data.prompts[place] for place in data.trained}
+    known = {tuple(buckets_of(prompt, words).tolist()) for prompt in fed}
     for _ in range(40):
         part = data.drawn(generator, words)
-        shares = {round(share_of_noise(model.denoiser.schedule, level), 5) for level in hidden}
+        assert len(part["x"]) == 16 and {tuple(bag.tolist()) for bag in part["words"]} <= known
         assert not {round(float(row[0]), 5) for row in part["noise"]} & shares
         loss = training.loss_of(net, part)
         optimizer.zero_grad()
@@ -140,10 +185,11 @@ def test_collecting_goes_on_and_training_learns_what_latents_hold(model: Any, tm
         losses.append(float(loss.detach()))
     assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
     rows = training.report(net, data, {"zero": lambda x, x0, prompt: 0.0})
-    assert [row["level"] for row in rows] == training.levels(12)[0]
+    assert [row["level"] for row in rows] == examples.levels(12)[0]
     assert [row["trained"] for row in rows] == [True, False] * 4
     for row in rows:
         assert row["zero"] == 0.0 and abs(row["model"]) <= 1 + 1e-9 and row["n"] == len(data.held)
+        assert row["within"]["zero"] == 0.0 and abs(row["within"]["model"]) <= 1 + 1e-9
     training.export(net, rows, tmp_path)
     again = reward_model.load(tmp_path)
     assert reward_model.exists(tmp_path) and again.config == net.config
@@ -152,34 +198,95 @@ def test_collecting_goes_on_and_training_learns_what_latents_hold(model: Any, tm
     assert json.loads((tmp_path / "reward" / "config.json").read_text())["rank_correlation"] == rows
 
 
+def test_within_a_prompt_is_by_hand():
+    """Two prompts of three videos: one ranked right, one wrong; the correlation within is the mean, 0."""
+
+    class Table:
+        config: Any = {"words": 8}  # noqa: RUF012
+
+        def __call__(self, x: Any, noise: Any, words: Any) -> torch.Tensor:
+            return x[:, 0, 0, 0, :1]
+
+    class Two(examples.Data):
+        def __init__(self) -> None:
+            values = [1.0, 2.0, 3.0, 6.0, 5.0, 4.0]
+            self.schedule, self.prompts = flow(4), ["a"] * 3 + ["b"] * 3
+            self.items = [{"x": torch.full((3, 1, 1, 1, 1), v), "x0": torch.zeros(3, 1, 1, 1, 1),
+                           "level": torch.tensor([3, 2, 1]), "similarity": torch.ones(3)} for v in values]  # fmt: skip
+            self.label = torch.tensor([[1.0], [2.0], [3.0], [4.0], [5.0], [6.0]])
+            self.held, self.watched, self.trained = list(range(6)), [3, 4, 5], []
+
+    net: Any = Table()
+    rows = training.report(net, Two(), {})
+    # over all: ranks 0 1 2 5 4 3 against 0..5: 1 - 6 (4 + 0 + 4) / (6 * 35)
+    assert rows[0]["model"] == pytest.approx(1 - 6 * 8 / 210) and rows[0]["within"]["model"] == pytest.approx(0)
+    assert training.watch(net, Two()) == pytest.approx(-1)
+    assert not training.wins(rows)  # nothing to win against
+    for row in rows:
+        row["other"], row["within"]["other"] = 0.5, -0.1
+    assert training.wins(rows)
+    for row in rows:
+        row["within"]["other"] = 0.1
+    assert not training.wins(rows)  # what a search asks for is the order within a prompt
+
+
+def test_training_keeps_its_best_moment_stops_and_goes_on(model: Any, tmp_path, monkeypatch):
+    """The look is replaced by a curve that rises and falls: the best of it is kept, and patience ends the run."""
+    data = examples.Data(examples.collect(model, few(6, 2, 1), label, tmp_path / "data", 5), model.denoiser.schedule)
+    monkeypatch.setattr(training, "EVERY", 3)
+    monkeypatch.setattr(training, "PATIENCE", 2)
+    curve = {3: 0.1, 6: 0.4, 9: 0.3, 12: 0.2, 15: 0.9}
+    looks: list[int] = []
+
+    def watch(net: Any, data: Any) -> float:
+        looks.append(3 * (len(looks) + 1))
+        return curve.get(looks[-1], 0.0)
+
+    monkeypatch.setattr(training, "watch", watch)
+    make = lambda: Scorer(model.denoiser.can.latent_shape[0], ("a", "b"), 16)  # noqa: E731
+    best = training.fit(data, make(), tmp_path / "run", 5)
+    assert looks == [3, 6, 9, 12] and (best.score, best.step) == (0.4, 6)
+    again = training.fit(data, make(), tmp_path / "run", 5)  # it had ended: nothing is done again
+    assert looks == [3, 6, 9, 12] and (again.score, again.step) == (0.4, 6)
+    monkeypatch.setattr(training, "PATIENCE", 3)
+    later = training.fit(data, make(), tmp_path / "run", 5)  # more patience: it goes on where it stopped
+    assert looks[-1] > 12 and later.score == 0.9
+
+
 @pytest.mark.slow
-def test_the_whole_of_it_runs(model: Any, tmp_path):
-    few = sorted((f"prompt {n}" for n in range(20)), key=lambda text: not training.split([text])[0])
-    few = [*few[:2], *few[-6:]]
-    net, data = training.train_reward(model, few, label, ("mean", "first"), 0.15, tmp_path)
-    assert not net.training and len(data.items) >= 4
-    assert (tmp_path / "reward" / "checkpoint.pt").exists()
+def test_the_whole_of_it_runs(model: Any, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "RUNS", 2)
+    monkeypatch.setattr(training, "EVERY", 10)
+    monkeypatch.setattr(training, "PATIENCE", 2)
+    net, data = training.train_reward(model, few(6, 2, 1), label, ("mean", "first"), 0.4, tmp_path)
+    assert not net.training and len(data.items) == 24
+    scores = [training.Best(tmp_path / "reward" / str(number)).score for number in range(2)]
+    assert training.watch(net, data) == pytest.approx(max(scores), abs=1e-6)
     with pytest.raises(ValueError, match="too few to train on some"):
-        training.train_reward(model, few[:1], label, ("mean", "first"), 0.01, tmp_path / "other")
+        training.train_reward(model, few(1, 0), label, ("mean", "first"), 0.01, tmp_path / "other")
 
 
 def test_the_command_refuses_what_it_cannot_do(tmp_path):
     from longtake.apps.train_reward import run
     from longtake.errors import UsageError
 
-    few = tmp_path / "few.txt"
-    few.write_text("one prompt\n")
+    file = tmp_path / "few.txt"
+    file.write_text("one prompt\n")
     for given, words in (
         ((0.0, "pocket", None, None, None, tmp_path), "above 0"),
         ((1.0, "pocket", None, tmp_path / "none", None, tmp_path), "no such file"),
-        ((1.0, "pocket", None, few, None, tmp_path), "at least 2"),
+        ((1.0, "pocket", None, file, None, tmp_path), "at least 2"),
         ((1.0, "wan", "consistency", None, None, tmp_path), "--prompts is needed"),
     ):
         with pytest.raises(UsageError, match=words):
             run(*given)
-    few.write_text("one\ntwo\n")
+    file.write_text("one\ntwo\n")
     with pytest.raises(UsageError, match="what finished videos are labelled by"):
-        run(1.0, "wan", None, few, None, tmp_path)
+        run(1.0, "wan", None, file, None, tmp_path)
+    from longtake.apps.train_reward import _rewards
+
+    with pytest.raises(UsageError, match="weighs the same"):
+        _rewards("consistency+0.5*motion", None)
 
 
 def test_scores_at_a_level_never_trained_on_lie_between_its_neighbours():

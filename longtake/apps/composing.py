@@ -89,7 +89,7 @@ def reward_of(settings: Settings, model: Any) -> tuple[Any, str, list[str]]:
     if text == "":
         return Blank(), "none", notes
     if text is None:
-        text, usual = usual_reward(supplies)
+        text, usual = usual_reward(supplies, row.unfinished)
         values = {**usual, **values}
         floor = usual["motion"]["floor"]
         notes = [f"reward {text} with motion.floor={floor:g} (the default; see: longtake rewards)"]

@@ -227,8 +227,14 @@ FLOORS = {"pictures": 0.01, "latents": 0.2}
 latents, the first estimates of the same clips, which are blurred, by .015 to .021 and .21 to .29."""
 
 
-def usual_reward(supplies: Supplies) -> tuple[str, dict[str, dict[str, Any]]]:
-    """(the best --reward that needs only what is at hand, its parameters), for a search that was given none."""
+def usual_reward(supplies: Supplies, unfinished: bool = False) -> tuple[str, dict[str, dict[str, Any]]]:
+    """(the best --reward that needs only what is at hand, its parameters), for a search that was given none.
+
+    `unfinished`: the search judges latents halfway, for which a reward model is taken if it was measured to rank them
+    better than what needs no training.
+    """
+    if unfinished and supplies.folder is not None and reward_model.wins(supplies.folder):
+        return "latent-reward", {"motion": {"floor": FLOORS["latents"], "of": "latents"}}
     seen = "pictures" if supplies.has_preview and features.find("subject", "reward") is not None else "latents"
     name = "consistency" if seen == "pictures" else "latent-cosine"
     return name, {"motion": {"floor": FLOORS[seen], "of": seen}}

@@ -36,6 +36,7 @@ class Search:
     sizes   (parameters, steps) -> parameters of growing cost, from which a budget picks the last it can pay
     queues  whether it works on methods whose rows differ in level
     reward  the reward that it takes if none is given; None: the best at hand; "": it needs none
+    unfinished  whether it judges clips that are halfway
     """
 
     name: str
@@ -47,6 +48,7 @@ class Search:
     aliases: tuple[str, ...] = ()
     queues: bool = True
     reward: str | None = None
+    unfinished: bool = False
 
 
 def _best_of(inner: Any, reward: Reward, values: Values, length: int | None) -> Any:
@@ -146,6 +148,7 @@ SEARCHES: dict[str, Search] = {
             ),
             ("rgrp",),
             queues=False,
+            unfinished=True,
         ),
         Search(
             "evolve",

@@ -12,7 +12,7 @@ import typer
 
 from longtake.errors import UsageError
 
-SCENES = 600
+SCENES = 240  # prompts, each with several videos
 FIRST_SCENE = 90_000_000  # scenes that nothing else is trained or tested on
 show = partial(print, flush=True)
 
@@ -45,12 +45,12 @@ def run(minutes: float, name: str, by: str | None, prompts: Path | None, to: Pat
     if by is None and name != "pocket":
         raise UsageError("--reward says what finished videos are labelled by; give one, such as consistency+text")
     from longtake.models.load import load
-    from longtake.training.reward import export, report, train_reward
+    from longtake.training.reward import export, report, train_reward, wins
 
     model = load(name)
     if to is None and model.source is None:
         raise UsageError("--to says where the reward model goes; give a folder")
-    heads, label = _world() if by is None else _rewards(by, model)
+    heads, label = _world(model) if by is None else _rewards(by, model)
     try:
         net, data = train_reward(model, texts, label, heads, minutes, cache)
     except ValueError as error:
@@ -59,6 +59,8 @@ def run(minutes: float, name: str, by: str | None, prompts: Path | None, to: Pat
     for row in rows:
         show(json.dumps(row))
     export(net, rows, to or model.source)  # type: ignore[arg-type]
+    if not wins(rows):
+        show("this network ranks no better than what needs no training, so searches do not take it unless asked")
 
 
 def _prompts(path: Path | None, model: str) -> list[str]:
@@ -77,10 +79,10 @@ def _prompts(path: Path | None, model: str) -> list[str]:
     return [caption(scene(FIRST_SCENE + number)) for number in range(SCENES)]
 
 
-Label = Callable[[Any, Any, str], Sequence[float]]
+Label = Callable[[Sequence[Any], str], Sequence[Sequence[float]]]
 
 
-def _world() -> tuple[tuple[str, ...], Label]:
+def _world(model: Any) -> tuple[tuple[str, ...], Label]:
     """Pocket's world: what metrics measure, by the set of judges that a search may follow."""
     from longtake.metrics import judge as judging
     from longtake.metrics.world_quality import quality
@@ -88,25 +90,28 @@ def _world() -> tuple[tuple[str, ...], Label]:
 
     judge = judging.load(judging.WEIGHTS / "reward")
 
-    def label(latents: Any, frames: Any, prompt: str) -> Sequence[float]:
-        told = quality(judge, frames, parse(prompt).scene())
-        return told.visual_quality, told.motion_quality, told.text_alignment
+    def label(clips: Sequence[Any], prompt: str) -> Sequence[Sequence[float]]:
+        wanted = parse(prompt).scene()
+        told = [quality(judge, model.codec.decode(clip)[0], wanted) for clip in clips]
+        return [(one.visual_quality, one.motion_quality, one.text_alignment) for one in told]
 
     return ("visual", "motion", "text"), label
 
 
 def _rewards(by: str, model: Any) -> tuple[tuple[str, ...], Label]:
-    """A head for each term of `--reward`."""
+    """A head for each term of `--reward`. They share their eyes, so a clip is decoded once."""
     from longtake.apps.rewarding import Supplies, make_reward, parse_reward
     from longtake.core.rollout import View
 
     terms = parse_reward(by)
-    supplies = Supplies(model.codec, model.source, model.window)
-    scorers = [make_reward([term], supplies, {}) for term in terms]
+    if any(weight != 1 for _, weight in terms):
+        raise UsageError(f"--reward {by}: every term is a head of its own and weighs the same; leave the weights out")
+    supplies = Supplies(model.codec, model.source, model.window, model.denoiser.schedule)
+    scorers = [make_reward([(name, 1.0)], supplies, {}) for name, _ in terms]
 
-    def label(latents: Any, frames: Any, prompt: str) -> Sequence[float]:
-        view = View((), (), (), (), (), tuple(latents), len(latents), prompt=prompt)
-        return [score([view])[0] for score in scorers]
+    def label(clips: Sequence[Any], prompt: str) -> Sequence[Sequence[float]]:
+        views = [View((), (), (), (), (), tuple(clip), len(clip), prompt=prompt) for clip in clips]
+        return list(zip(*(score(views) for score in scorers), strict=True))
 
     return tuple(name for name, _ in terms), label
 

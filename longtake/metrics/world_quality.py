@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -65,6 +66,7 @@ def said_of(reading: judging.Reading, key: str, word: str) -> float:
     return float(reading.says[key][0, judging.CLASSES[key].index(word)])
 
 
+@lru_cache(maxsize=4)
 def references(wanted: Scene, seed: int = 0, num_frames: int = judging.SPAN) -> list[Tensor]:
     """Rendered clips of the same caption, each uint8 [T,H,W,3]: other tints, sizes, ridges, moments."""
     others = [scene(FIRST_REFERENCE + NUM_REFERENCES * seed + i) for i in range(NUM_REFERENCES)]

@@ -121,6 +121,11 @@ def exists(folder: Path) -> bool:
     return (folder / FOLDER / "reward.safetensors").is_file()
 
 
+def wins(folder: Path) -> bool:
+    """Whether a model folder has one that was measured to rank better than what needs no training."""
+    return exists(folder) and bool(json.loads((folder / FOLDER / "config.json").read_text()).get("wins"))
+
+
 def load(folder: Path) -> Scorer:
     """The latent reward model of a model folder."""
     home = folder / FOLDER

@@ -1,103 +1,39 @@
 """Trains the latent reward model of any model that loads: finished videos are labelled, and unfinished ones told.
 
-After LatSearch's recipe: videos of many prompts and seeds are made, their noisy latents kept at levels over the whole
-schedule, the finished videos scored by rewards that see pixels. At level t the target is the label times
+After LatSearch's recipe (training/reward_data makes the examples). At level t the target is the label times
 s_t = (1 + cos(x_t, x_0)) / 2, so that little is asked where little can be known; the loss is the squared error and, for
 every pair of videos in a batch, the cross entropy of which has the higher label.
 
-Deviations. Labels are standardised over the training set (theirs are raw), pairs are of levels as near as
-can be, and each video is kept at other levels, less those held out: the network is judged at some that it never saw.
-The data are shards in `.cache`; collecting and training both go on where they stopped.
+Deviations. Labels are standardised over the training set (theirs are raw), pairs are of levels as near as can be, and
+each video is kept at other levels, less those held out: the network is judged at some that it never saw. Theirs trains
+15 epochs; a small network on few videos learns them by heart, so here the average of the weights is watched on prompts
+that are never fed, the best moment is kept, and training ends when nothing better has come for a while. The best of
+`RUNS` beginnings ships. What is reported is of prompts that neither fed nor watched it.
 """
 
 from __future__ import annotations
 
+import copy
 import json
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from longtake.core.engine import Engine
-from longtake.core.noise import fold, root
-from longtake.core.rollout import Timeline
-from longtake.core.solvers import Solver
-from longtake.core.stream import stream
-from longtake.rewards.reward_model import FOLDER, Scorer, buckets_of, share_of_noise
-from longtake.rollouts.plain import Plain
+from longtake.rewards.reward_model import FOLDER, Scorer
 from longtake.training.export import write
 from longtake.training.loop import CACHE, Budget, Ema, Run, train
 from longtake.training.optim import Optimizer
+from longtake.training.reward_data import Data, Label, collect, levels
 
-Label = Callable[[Tensor, Tensor, str], Sequence[float]]
-"""(finished latents [T,C,H,W], their frames uint8 [T,H,W,3], prompt) -> one number a head."""
-JUDGED, KEPT, BATCH = 8, 6, 16  # levels that results are told at; others kept of a video; videos a step
-
-
-def levels(steps: int) -> tuple[list[int], list[int]]:
-    """(levels that results are told at, highest first; those of them that are never trained on)."""
-    many = min(JUDGED, steps - 1)
-    told = [1 + round((steps - 2) * (many - 1 - place) / max(many - 1, 1)) for place in range(many)]
-    return told, told[1::2]
-
-
-def trajectory(model: Any, prompt: str, seed: int) -> tuple[list[Tensor], list[Tensor], Tensor]:
-    """(x at levels S-1..1, the estimates x0 there, finished latents) of a clip, each [T,C,H,W]."""
-    can, denoiser = model.denoiser.can, model.denoiser
-    rollout, engine = Plain(can.latent_shape, denoiser.schedule, Solver(model.solver), can.window), Engine(denoiser)
-    state, noisy, guessed = engine.drive(rollout.init(seed, Timeline.of(prompt))), [], []
-    for state, emission in stream(rollout, engine, state):
-        if emission.latents:
-            return noisy, guessed, torch.stack(emission.latents)
-        view = rollout.view(state)
-        noisy.append(torch.stack(view.x))
-        guessed.append(torch.stack(view.x0))
-    raise RuntimeError("a clip ended without latents")
-
-
-def example(model: Any, prompt: str, seed: int, label: Label) -> dict[str, Tensor]:
-    """One video: `x`, `x0` half [L,T,C,H,W] at `level` [L], `similarity` [L] to the finished one, `label` [heads]."""
-    steps = model.denoiser.schedule.num_steps
-    told, hidden = levels(steps)
-    noisy, guessed, done = trajectory(model, prompt, seed)
-    free = [level for level in range(1, steps) if level not in told and level not in hidden]
-    order = torch.randperm(len(free), generator=torch.Generator().manual_seed(seed)).tolist()
-    chosen = [*told, *(free[place] for place in order[:KEPT])]
-    x, x0 = (torch.stack([values[steps - 1 - level] for level in chosen]) for values in (noisy, guessed))
-    similarity = (1 + F.cosine_similarity(x.flatten(1), done.flatten()[None])) / 2
-    frames = model.codec.decode(done)[0]
-    return {
-        "x": x.half(), "x0": x0.half(), "level": torch.tensor(chosen), "similarity": similarity,
-        "label": torch.tensor([float(value) for value in label(done, frames, prompt)]),
-    }  # fmt: skip
-
-
-def collect(model: Any, prompts: Sequence[str], label: Label, folder: Path, minutes: float) -> list[Path]:
-    """Make examples, one file each, until all prompts are done or the minutes are up; what is there stays."""
-    folder.mkdir(parents=True, exist_ok=True)
-    model.prepare(list(dict.fromkeys(prompts)))
-    end, made = time.monotonic() + 60 * minutes, []
-    for number, prompt in enumerate(prompts):
-        path = folder / f"{number:05d}.safetensors"
-        if not path.exists():
-            if time.monotonic() > end:
-                break
-            seed = fold(root(number), "reward") % 2**31
-            partial = path.with_suffix(".new")
-            save_file(example(model, prompt, seed, label), partial, {"prompt": prompt})
-            partial.replace(path)
-        made.append(path)
-    return made
-
-
-def split(prompts: Sequence[str]) -> list[bool]:
-    """Which examples are held out: one prompt in five, by its words, so that a prompt is never on both sides."""
-    return [fold(0, "heldout", prompt) % 5 == 0 for prompt in prompts]
+RUNS, EVERY, PATIENCE = 3, 100, 12  # beginnings; steps between looks; looks without a better one after which it ends
+COLLECTING = 0.75
+"""Share of the minutes that videos may take."""
 
 
 def loss_of(net: Scorer, part: dict[str, Any]) -> Tensor:
@@ -122,90 +58,138 @@ def rank_correlation(left: Tensor, right: Tensor) -> float:
     return float(a @ b) / scale if scale else 0.0
 
 
-class Data:
-    """The collected examples in memory, their labels standardised over those that are trained on."""
+@torch.no_grad()
+def scores_at(net: Scorer, data: Data, places: Sequence[int], number: int) -> Tensor:
+    """The sum of the heads for videos `places`, each at its kept level `number`; 64 at once."""
+    found = []
+    for start in range(0, len(places), 64):
+        few = places[start : start + 64]
+        part = data.batch(few, [number] * len(few), int(net.config["words"]))  # type: ignore[call-overload]
+        found.append(net(part["x"], part["noise"], part["words"]).sum(1))
+    return torch.cat(found)
 
-    def __init__(self, paths: Sequence[Path], prompts: Sequence[str], schedule: Any) -> None:
-        self.prompts, self.schedule = list(prompts[: len(paths)]), schedule
-        self.items = [load_file(path) for path in paths]
-        self.hidden = split(self.prompts)
-        self.trained = [place for place, out in enumerate(self.hidden) if not out]
-        self.held = [place for place, out in enumerate(self.hidden) if out]
-        self.raw = torch.stack([item["label"] for item in self.items])
-        chosen = self.raw[self.trained]
-        self.mean, self.std = chosen.mean(0), chosen.std(0).nan_to_num(1.0).clamp_min(1e-3)
-        self.label = (self.raw - self.mean) / self.std
 
-    def batch(self, places: Sequence[int], which: Sequence[int], buckets: int) -> dict[str, Any]:
-        """Examples `places`, each at its kept level number `which`."""
-        rows = [(self.items[place], number, place) for place, number in zip(places, which, strict=True)]
-        x = torch.stack([item["x"][number] for item, number, _ in rows]).float()
-        noise = [share_of_noise(self.schedule, int(item["level"][number])) for item, number, _ in rows]
-        return {
-            "x": x,
-            "noise": torch.tensor(noise)[:, None].expand(-1, x.shape[1]),
-            "words": [buckets_of(self.prompts[place], buckets) for _, _, place in rows],
-            "similarity": torch.stack([item["similarity"][number] for item, number, _ in rows]),
-            "label": self.label[list(places)],
-        }
-
-    def drawn(self, generator: torch.Generator, buckets: int) -> dict[str, Any]:
-        """A batch of one level, as nearly as the kept levels allow: the same place in the order of levels."""
-        order = torch.randperm(len(self.trained), generator=generator)[:BATCH]
-        places = [self.trained[int(place)] for place in order]
-        hidden = set(levels(self.schedule.num_steps)[1])
-        share = float(torch.rand((), generator=generator))
-        which = []
-        for place in places:
-            allowed = [n for n, level in enumerate(self.items[place]["level"].tolist()) if level not in hidden]
-            allowed.sort(key=lambda n, item=self.items[place]: int(item["level"][n]))
-            which.append(allowed[int(share * len(allowed))])
-        return self.batch(places, which, buckets)
+def watch(net: Scorer, data: Data) -> float:
+    """How well the watched videos are ranked, averaged over the told levels that are trained on."""
+    told, hidden = levels(data.schedule.num_steps)
+    truth = data.label[data.watched].sum(1)
+    found = [
+        rank_correlation(scores_at(net, data, data.watched, number), truth)
+        for number, level in enumerate(told)
+        if level not in hidden
+    ]
+    return sum(found) / len(found)
 
 
 @torch.no_grad()
 def report(net: Scorer, data: Data, baselines: dict[str, Callable[[Tensor, Tensor, str], float]]) -> list[dict]:
     """For each told level: rank correlation of the model's sum, and of each baseline, with the sum of final labels.
 
-    On held-out prompts. A baseline is given (x, x0, prompt) of a video at that level.
+    On held-out prompts; `within` is the same among the videos of one prompt, averaged over prompts, which is what a
+    search asks for. A baseline is given (x, x0, prompt) of a video at that level.
     """
     told, hidden = levels(data.schedule.num_steps)
     truth, rows = data.label[data.held].sum(1), []
+    place_of = {place: number for number, place in enumerate(data.held)}
+    groups = [[place_of[place] for place in group] for group in data.groups(data.held) if len(group) > 2]
     for number, level in enumerate(told):
-        part = data.batch(data.held, [number] * len(data.held), int(net.config["words"]))  # type: ignore[call-overload]
-        row = {"level": level, "trained": level not in hidden, "n": len(data.held)}
-        row["model"] = rank_correlation(net(part["x"], part["noise"], part["words"]).sum(1), truth)
+        row: dict[str, Any] = {"level": level, "trained": level not in hidden, "n": len(data.held)}
+        found = {"model": scores_at(net, data, data.held, number)}
         for name, baseline in baselines.items():
             read = [(data.items[p]["x"][number].float(), data.items[p]["x0"][number].float(), data.prompts[p])
                     for p in data.held]  # fmt: skip
-            row[name] = rank_correlation(torch.tensor([baseline(*given) for given in read]), truth)
+            found[name] = torch.tensor([baseline(*given) for given in read])
+        row |= {name: rank_correlation(values, truth) for name, values in found.items()}
+        if groups:
+            row["within"] = {
+                name: sum(rank_correlation(values[group], truth[group]) for group in groups) / len(groups)
+                for name, values in found.items()
+            }
         rows.append(row)
     return rows
+
+
+def wins(rows: Sequence[dict]) -> bool:
+    """Whether the model ranks better than every baseline: over all told levels, and among videos of one prompt."""
+    tables = [[row for row in rows], [row["within"] for row in rows if "within" in row]]
+    others = [name for name in rows[0] if name not in ("level", "trained", "n", "within", "model")] if rows else []
+    if not others:
+        return False
+    means = [{name: sum(row[name] for row in table) / len(table) for name in ("model", *others)}
+             for table in tables if table]  # fmt: skip
+    return all(mean["model"] > mean[name] for mean in means for name in others)
+
+
+class Best:
+    """The best averaged weights of a run so far, on disk: what a run that was cut off goes on from."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path, self.score, self.step = folder / "best.safetensors", float("-inf"), 0
+        if self.path.exists():
+            with safe_open(self.path, "pt") as file:
+                told = file.metadata()
+            self.score, self.step = float(told["score"]), int(told["step"])
+
+    def offer(self, net: Scorer, score: float, step: int) -> None:
+        """Keep these weights if they are better."""
+        if score > self.score:
+            self.score, self.step = score, step
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            partial = self.path.with_suffix(".new")
+            state = {name: value.contiguous() for name, value in net.state_dict().items()}
+            save_file(state, partial, {"score": repr(score), "step": str(step)})
+            partial.replace(self.path)
+
+
+def fit(data: Data, net: Scorer, folder: Path, minutes: float) -> Best:
+    """Train until nothing better comes, or for so many minutes more; resumes in its folder."""
+    best, decay = Best(folder), 0.995
+    matrices = [p for p in net.parameters() if p.ndim == 4]
+    run = Run(folder, net, Optimizer(matrices, [p for p in net.parameters() if p.ndim != 4], 1e-3), Ema(net, decay))
+    run.load()
+    limit = run.seconds / 60 + minutes
+    average = copy.deepcopy(net)
+
+    def loss(run: Run, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        return loss_of(net, data.drawn(run.generator, int(net.config["words"]))), {}  # type: ignore[call-overload]
+
+    def look(run: Run) -> dict[str, float]:
+        run.ema.copy_to(average)
+        score = watch(average.eval(), data) if data.watched else float(run.step)  # nobody to watch: the last is best
+        best.offer(average, score, run.step)
+        return {"watched": score}
+
+    while run.seconds < 60 * limit and run.step - best.step < PATIENCE * EVERY:
+        target = (run.step // EVERY + 1) * EVERY
+        train(run, loss, Budget(limit, target), look, log_every=EVERY, decay=1e-9)  # at one rate: averaging settles it
+        if run.step < target:  # stopped from outside, or out of time
+            break
+    return best
 
 
 def train_reward(
     model: Any, prompts: Sequence[str], label: Label, heads: Sequence[str], minutes: float, out: Path = CACHE
 ) -> tuple[Scorer, Data]:
-    """Collect for half of the minutes, train for the rest; the network is the average of its training."""
-    paths = collect(model, prompts, label, out / "reward-data", minutes / 2)
-    hidden = split(prompts[: len(paths)])
-    if sum(hidden) < 2 or len(hidden) - sum(hidden) < 2:
-        raise ValueError(f"{len(paths)} videos are too few to train on some and be judged by others; give more minutes")
-    data = Data(paths, prompts, model.denoiser.schedule)
-    torch.manual_seed(0)
+    """Collect for most of the minutes, train until nothing better comes or they are up; the best average of all runs.
+
+    Everything goes on where it stopped: called again with what it has, it makes what is missing.
+    """
+    paths = collect(model, prompts, label, out / "reward-data", minutes * COLLECTING)
+    if paths:
+        data = Data(paths, model.denoiser.schedule)
+    if not paths or len(data.groups(data.held)) < 2 or len(data.groups(data.trained)) < 2:
+        raise ValueError(
+            f"videos of {len(paths)} prompts are too few to train on some and be judged by others; give more minutes"
+        )
+    found = []
+    for number in range(RUNS):
+        torch.manual_seed(number)
+        net = Scorer(model.denoiser.can.latent_shape[0], heads)
+        found.append(fit(data, net, out / "reward" / str(number), minutes * (1 - COLLECTING) / RUNS))
+    best = max(found, key=lambda one: one.score)
     net = Scorer(model.denoiser.can.latent_shape[0], heads)
-    matrices = [p for p in net.parameters() if p.ndim == 4]
-    run = Run(
-        out / "reward", net, Optimizer(matrices, [p for p in net.parameters() if p.ndim != 4], 1e-3), Ema(net, 0.99)
-    )
-    run.load()
-
-    def loss(run: Run, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        return loss_of(net, data.drawn(run.generator, int(net.config["words"]))), {}  # type: ignore[call-overload]
-
-    train(run, loss, Budget(run.seconds / 60 + minutes / 2), log_every=50)
-    run.ema.copy_to(net)
-    return net.eval(), data
+    net.load_state_dict(load_file(best.path))
+    return net.eval().requires_grad_(False), data
 
 
 def export(net: Scorer, rows: list[dict], folder: Path) -> None:
@@ -215,4 +199,5 @@ def export(net: Scorer, rows: list[dict], folder: Path) -> None:
     save_file(
         {name: value.half().contiguous() for name, value in net.state_dict().items()}, home / "reward.safetensors"
     )
-    write(home / "config.json", {"model": net.config, "rank_correlation": json.loads(json.dumps(rows))})
+    told = {"model": net.config, "rank_correlation": json.loads(json.dumps(rows)), "wins": wins(rows)}
+    write(home / "config.json", told)
