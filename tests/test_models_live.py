@@ -11,7 +11,7 @@ from PIL import Image
 from longtake.models.load import load
 from longtake.models.tiny import tiny_wan, tiny_wan_image
 from longtake.models.tiny_cogvideox import tiny_cogvideox
-from longtake.models.tiny_skyreels import tiny_skyreels
+from longtake.models.tiny_skyreels import tiny_skyreels, tiny_skyreels_image
 from tests.wan_cases import PROMPT, noise
 
 CASES: dict[str, Any] = {
@@ -19,6 +19,9 @@ CASES: dict[str, Any] = {
     "wan from a picture": (lambda: tiny_wan_image(seed=5), (32, 64), {}),
     "wan, longer": (lambda: tiny_wan(seed=5), (32, 64), {"riflex": 30}),
     "skyreels, longer": (lambda: tiny_skyreels(seed=5, fps=True), (32, 64), {"riflex": 30}),
+    "skyreels, causal blocks": (lambda: tiny_skyreels(seed=5, block=2), (32, 64), {}),
+    "skyreels from a picture": (lambda: tiny_skyreels_image(seed=5), (32, 64), {"causal_block": 2}),
+    "cogvideox 1.5": (lambda: tiny_cogvideox(seed=5, newer=True), (48, 32), {}),
     "cogvideox": (lambda: tiny_cogvideox(seed=5, rotary=True), (48, 32), {}),
     "cogvideox, unsound": (lambda: tiny_cogvideox(seed=5), (48, 32), {"allow_unsound": True}),
 }

@@ -110,7 +110,7 @@ def damaged(folder: Path, target: Path, **changes: Any) -> Path:
 
 
 def test_damaged_folders_are_refused_in_one_line(folder, tmp_path):
-    refused("holds a LTXPipeline; supported: those of wan, ", damaged(folder, tmp_path / "a", _class_name="LTXPipeline"))
+    refused("holds a LTXPipeline; supported: those of wan", damaged(folder, tmp_path / "a", _class_name="LTXPipeline"))
     refused("two experts", damaged(folder, tmp_path / "b", boundary_ratio=0.9))
     refused("DDIMScheduler is not supported", damaged(folder, tmp_path / "c", scheduler=["diffusers", "DDIMScheduler"]))
     weights = "transformer/diffusion_pytorch_model.safetensors"

@@ -105,8 +105,9 @@ def _causal(transformer: Any, x: Float[Tensor, "B F C H W"], block: int) -> Iter
         return (*args[:4], mask, *args[5:])  # rows, text, times, positions, mask
 
     with ExitStack() as stack:
-        stack.callback(transformer.register_to_config, num_frame_per_block=own)
-        transformer.register_to_config(num_frame_per_block=1)
+        if own != 1:
+            stack.callback(setattr, transformer, "_internal_dict", transformer.config)  # the very same afterwards
+            transformer.register_to_config(num_frame_per_block=1)
         for module in transformer.blocks:
             stack.callback(module.register_forward_pre_hook(give).remove)
         yield
