@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
+from typing import ClassVar
 
 import torch
 
@@ -12,7 +13,7 @@ FIELDS = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks",
 
 
 class _Info(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_size_t) for name in FIELDS]
+    _fields_: ClassVar = [(name, ctypes.c_size_t) for name in FIELDS]
 
 
 def in_use() -> int:
