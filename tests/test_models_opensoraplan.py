@@ -13,7 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from longtake.apps.convert_command import run_convert
-from longtake.apps.session import generate
+from longtake.apps.planning import plan
+from longtake.apps.session import begin, build, generate, reopen, running, start
+from longtake.apps.settings import Request
 from longtake.core.model import Codec, Denoiser
 from longtake.core.noise import normal, root
 from longtake.core.solvers import Memory, Solver
@@ -216,14 +218,34 @@ def test_given_rows_become_a_black_video_with_them_in_place(pictures, monkeypatc
     denoiser(x, torch.tensor([[0, 0, 4, 2]]), [PROMPT])
     assert len(made) == 1, "the same rows are encoded once"
     end = Image.new("RGB", (48, 32), (10, 200, 90))
-    denoiser.network.end_with(end, (48, 32))
-    denoiser(x, levels, [PROMPT])
-    denoiser.network.end_with(None, (48, 32))
-    black[-1] = (torch.tensor([10.0, 200, 90]) / 127.5 - 1)[:, None, None]
-    given = seen[-1][4]
-    assert relative(given[0, :, :4], latents(black)) < 1e-5
-    assert given[0, 2:, 4:, 0, 0].tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]], "the last frame of four is given"
+    for frames, last in ((None, [1, 1, 1, 0]), (11, [1, 0, 0, 0])):
+        pictures.end_with(end, frames)
+        denoiser(x, levels, [PROMPT])
+        black[10 if frames else 12 :] = (torch.tensor([10.0, 200, 90]) / 127.5 - 1)[:, None, None]
+        given = seen[-1][4]
+        assert relative(given[0, :, :4], latents(black)) < 1e-5
+        assert given[0, 2:, 4:, 0, 0].tolist() == [[1, 1, 1, 1], last], "from the last frame shown to the last of all"
+    pictures.end_with(None)
     assert [leading(row) for row in ([0, 0, 3], [2, 0], [0, 0])] == [2, 0, 2]
+
+
+def test_a_row_that_is_given_at_the_end_is_told_as_a_still(pictures, monkeypatch):
+    """The first and the last of four: shown as noisy as the second, the last one's frames as of a still."""
+    denoiser, codec, schedule = pictures.denoiser, pictures.codec, pictures.denoiser.schedule
+    x, seen = noise(1, 4, *denoiser.can.latent_shape), []
+    run = denoiser.worker.module
+    monkeypatch.setattr(type(run), "forward", lambda self, *inputs: seen.append(inputs) or torch.zeros_like(inputs[0]))
+    out = denoiser(x, torch.tensor([[0, 5, 3, 0]]), [PROMPT])
+    assert torch.equal(out[0, [0, 3]], x[0, [0, 3]])
+    shown, times, _, _, given = seen[-1]
+    black = torch.full((13, 3, 32, 48), -1.0)
+    black[0], black[9:] = codec.pixels(x[0, :1])[0], codec.pixels(torch.stack([x[0, 3]] * 2))[1:]
+    assert relative(given[0, :, :4], codec.latents(black)) < 1e-5
+    assert given[0, :, 4:, 0, 0].tolist() == [[0.0] * 4, [1.0] * 4, [1.0] * 4, [0.0] * 4]
+    assert times[0].tolist() == [schedule.times[level] for level in (5, 5, 3, 5)]
+    for place in (0, 3):
+        eps = normal(x.shape[2:], root(0), "known row", place)
+        assert torch.allclose(shown[0, place], schedule.alphas[5] * x[0, place] + schedule.sigmas[5] * eps, atol=1e-6)
 
 
 # -- the autoencoder ---------------------------------------------------------------------------------------------
@@ -306,6 +328,44 @@ def test_films_from_folders(folder, pictures, tmp_path):
         PROMPT, tmp_path / "i2v", model=str(pictures.source), method="plain", frames=7, steps=2, image=picture, seed=3
     )
     assert result.frames == len(list(read_frames(result.video))) == 7
+
+
+@pytest.mark.parametrize("method,frames", [("plain", 11), ("plain", 14), ("chunk", 22)])
+def test_a_film_ends_on_a_picture_also_when_it_was_stopped_and_the_picture_deleted(pictures, tmp_path, method, frames):
+    """By the command's own way; one clip is told the picture, chunks have its latent in their state."""
+    first, last = tmp_path / "first.png", tmp_path / "last.png"
+    Image.new("RGB", (48, 32), (200, 40, 60)).save(first)
+    options = dict(model=str(pictures.source), method=method, frames=frames, steps=3, image=first, seed=3)
+    films = []
+    for colour in ((10, 200, 90), (240, 240, 10)):
+        Image.new("RGB", (48, 32), colour).save(last)
+        session = start(Request(PROMPT, last_image=last, **options))
+        for stop in (None, 2):
+            target = begin(session, tmp_path / f"{colour[0]}-{stop}")
+            with running(session, target) as (_, progress):
+                for number, _ in enumerate(progress):
+                    if number + 1 == stop:
+                        break
+            if stop:
+                assert target.finished is None
+                last.unlink()
+                first.rename(tmp_path / "away.png")
+                settings, _ = reopen(target)
+                with running(build(settings), target) as (_, progress):
+                    for _ in progress:
+                        pass
+                (tmp_path / "away.png").rename(first)
+            films.append(target.finished["sha256"])
+    assert films[0] == films[1] and films[2] == films[3] and films[0] != films[2]
+    assert target.finished["frames"] == frames
+
+
+def test_what_is_the_default_follows_what_a_network_was_trained_for(folder, pictures, tmp_path):
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (48, 32)).save(picture)
+    text = plan(Request(PROMPT, model=str(folder), frames=30))[0]
+    image = plan(Request(PROMPT, model=str(pictures.source), frames=30, image=picture))[0]
+    assert (text.method, image.method) == ("fifo", "chunk")
 
 
 def test_a_film_in_two_turns(folder, tmp_path):

@@ -24,6 +24,7 @@ from longtake.apps.settings import (
 )
 from longtake.apps.tables import PRESETS, Facts, Method, method, options_of, parse_sets
 from longtake.errors import UsageError
+from longtake.models.families import FAMILIES
 
 
 def decide(request: Request, facts: Facts) -> tuple[Settings, list[str]]:
@@ -46,7 +47,8 @@ def decide(request: Request, facts: Facts) -> tuple[Settings, list[str]]:
         notes.append(f"seed {seed}")
     story, frames = _story(request, row, facts, rate, notes)
     # as they are, of the same name
-    same = ("negative_prompt", "preset", "guidance", "device", "dtype", "embed", "offload", "compile", "reward")
+    same = ("negative_prompt", "preset", "guidance", "device", "dtype", "embed", "offload", "compile", "reward",
+            "attention")  # fmt: skip
     guide = request.guide_model
     rest: dict[str, Any] = {name: getattr(request, name) for name in same}
     rest |= {name: _absolute(getattr(request, name)) for name in ("image", "video", "audio", "last_image")}
@@ -106,8 +108,10 @@ def _method(request: Request, preset: dict[str, Any], facts: Facts, notes: list[
     named = request.method or preset.get("method")
     row = method(named) if named else _default_method(facts, request.search, notes)
     if row.needs_rows and facts.per_row_levels == "no" and not (row.one_level and facts.clean_rows):
+        why = FAMILIES[facts.family].alone
         raise UsageError(
-            f"{row.name} needs one noise level per latent frame, which {facts.name} lacks; use --method plain"
+            f"{row.name} needs one noise level per latent frame, which {facts.name} lacks{f' ({why})' if why else ''}; "
+            f"use --method {'chunk' if facts.clean_rows else 'plain'}"
         )
     return row
 

@@ -14,8 +14,12 @@ from torch import Tensor
 
 from longtake.apps.planning import context_latents
 from longtake.apps.settings import Settings
+from longtake.core.model import Capabilities
 from longtake.errors import UsageError
 from longtake.output.video import last_frames
+
+ENDING = "ending.png"
+"""The picture that a run ends on, in its folder."""
 
 
 @contextmanager
@@ -61,14 +65,36 @@ def ending_of(settings: Settings, model: Any, latents: int | None) -> tuple[tupl
     can, size = model.denoiser.can, (settings.width, settings.height)
     with opened(settings.last_image, "--last-image") as picture:
         if can.last_image and settings.method == "plain":
-            model.end_with(picture)
+            model.end_with(picture, _frames_to(settings, model))
             return ()
         if can.per_row_levels == "no" and not can.clean_rows:
             raise UsageError(f"{model.name} cannot read a clean last latent; use a model with a level per latent frame")
         still = np.asarray(ImageOps.fit(picture.convert("RGB"), size))
-    many = can.num_frames(2) if can.first_is_image else can.temporal_compression
-    encoded = model.codec.encode(torch.from_numpy(np.stack([still] * many)))
+    encoded = model.codec.encode(torch.from_numpy(np.stack([still] * _still_frames(can))))
     return ((latents - 1, encoded[-1].clone()),)
+
+
+def _frames_to(settings: Settings, model: Any) -> int:
+    # pixel frames of the window of one clip up to the last that is shown
+    shown = settings.frames or 0
+    if not settings.video:
+        return shown
+    can, read = model.denoiser.can, context_latents(settings, model.window)
+    return can.num_frames(read) + shown
+
+
+def _still_frames(can: Capabilities) -> int:
+    # of a still whose last latent is like that of any later frames; the last of a group, where there are groups
+    if can.latent_group > 1:
+        return can.num_frames(can.latent_group)
+    return can.temporal_compression + (1 if can.first_is_image else 0)
+
+
+def kept_ending(settings: Settings, folder: Path) -> None:
+    """Keep the picture that a run ends on in `folder`, so that the run can go on without the user's file."""
+    if settings.last_image:
+        with opened(settings.last_image, "--last-image") as picture:
+            picture.convert("RGB").save(folder / ENDING)
 
 
 def _fitted(frame: Tensor, size: tuple[int, int]) -> np.ndarray:

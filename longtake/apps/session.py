@@ -16,7 +16,7 @@ from torch import Tensor
 from longtake.apps.building import Materials
 from longtake.apps.composing import length_of, method_of, reward_of, searched, timeline_of
 from longtake.apps.guiding import make_guide
-from longtake.apps.pictures import context_of, ending_of
+from longtake.apps.pictures import ENDING, context_of, ending_of, kept_ending
 from longtake.apps.planning import cost, dry_rollout, plan
 from longtake.apps.settings import Request, Settings
 from longtake.apps.stories import embedded, note_environment, same_weights, turn_prompts, turns_of
@@ -98,6 +98,7 @@ def build(settings: Settings, live: Any = None, fresh: bool = False) -> Session:
         settings.offload,
         settings.compile,
         settings.options,
+        settings.attention,
     )
     device = model.denoiser.device
     rollout, notes = _rollout(settings, model)
@@ -162,6 +163,7 @@ def begin(session: Session, out: str | Path | None, root: str | Path = "runs") -
     folder = make_directory(path, fixed=out is not None)
     if session.settings.audio:
         store_sound(session.settings.audio, folder.sound)
+    kept_ending(session.settings, folder.path)
     folder.describe(session.settings.to_json())
     return folder
 
@@ -205,6 +207,8 @@ def reopen(folder: RunDir) -> tuple[Settings, bool]:
         with folder.locked():
             settle(folder)
     settings = Settings.from_json(folder.settings())
+    if (folder.path / ENDING).is_file():
+        settings = replace(settings, last_image=str(folder.path / ENDING))
     return settings, folder.finished is not None
 
 

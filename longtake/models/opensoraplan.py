@@ -9,6 +9,12 @@ v-prediction on linear betas rescaled to no signal at the end (Lin et al. 2024),
 unless another is given. The text network was trained with all latents at one level: levels by row go in at the
 modulation, but a queue asks it for what it has not seen. So does a first row that is clean; only the image-to-video
 network takes pictures (`opensoraplan_given`).
+
+Default methods. The authors make one clip. Past that the text network has no training to go by, for chunks (a clean
+beginning) as little as for queues (a level a row), and FIFO-Diffusion is what was published on its predecessor (Kim et
+al. 2024, Open-Sora Plan 1.1): so `fifo`, where no row is told to be what it never was, the neighbours' levels lie close
+together, and no join is seen. The image-to-video network was trained to go on from given frames, and only with all
+latents at one level: so `chunk`.
 """
 
 from __future__ import annotations
@@ -46,7 +52,7 @@ from longtake.models.opensora_rows import (
 from longtake.models.opensora_text import tokens_encode
 from longtake.models.opensoraplan_codec import PlanCodec
 from longtake.models.opensoraplan_dit import PlanConfig, PlanTransformer
-from longtake.models.opensoraplan_given import GivenFrames
+from longtake.models.opensoraplan_given import GivenDenoiser, GivenFrames
 from longtake.models.opensoraplan_vae import WFVAE, WFVAEConfig
 from longtake.models.parts import load_module, load_part, pick
 from longtake.models.prompts import PromptCache
@@ -134,6 +140,7 @@ def facts(source: Source, options: LoadOptions) -> ModelFacts:
         image_first=config.inpaint,
         last_image=config.inpaint,
         frames_behind=2,
+        method="chunk" if config.inpaint else None,
     )
 
 
@@ -171,7 +178,9 @@ def load_family(source: Source, options: LoadOptions) -> Model:
         name=source.name,
         family="open-sora-plan",
         source=source.folder,
-        denoiser=RowDenoiser(adapter, worker, texts, schedule, can, guidance, "v"),
+        denoiser=(GivenDenoiser if config.inpaint else RowDenoiser)(
+            adapter, worker, texts, schedule, can, guidance, "v"
+        ),
         codec=codec,
         solver=options.solver or "euler_ancestral",
         window=known.window,

@@ -21,6 +21,7 @@ class LoadOptions:
 
     lora     "PATH_OR_ID[:SCALE]", in the order in which they are added
     offload  none, model (a part on the device at a time) or group (blocks at a time)
+    attention  the name of a backend in diffusers' dispatcher (models/attention)
     extras   options of a family: `riflex`, `allow_unsound`, `freelong`, ... as `--set` has them
     """
 
@@ -34,6 +35,7 @@ class LoadOptions:
     lora: tuple[str, ...] = ()
     offload: str = "none"
     compile: bool = False
+    attention: str | None = None
     extras: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
 
@@ -151,9 +153,10 @@ class Model:
             if release:
                 self.denoiser.release_text_encoder()
 
-    def end_with(self, picture: Any) -> None:
+    def end_with(self, picture: Any, frames: int | None = None) -> None:
         """End every window with this picture (PIL, None: no more). UsageError if the model cannot (`can.last_image`).
 
+        frames: of a window up to it, where decoding shows less than all of a window (`can.frames_behind`); None: all.
         It is not part of a run's state: a run that goes on has to be told again.
         """
         end = getattr(self.denoiser, "end_with", None)
@@ -161,4 +164,4 @@ class Model:
             raise UsageError(
                 f"{self.name} cannot end with a picture; use one that can (Wan 2.2 I2V-A14B, Wan 2.1 FLF2V)"
             )
-        end(picture, self.size)
+        end(picture, self.size, *([frames] if self.denoiser.can.frames_behind else []))

@@ -8,6 +8,7 @@ snapshots/           earlier states, for `reroll`: at most 32
 trace.jsonl          one line per non-empty emission
 latest.webp          the newest frame
 audio.m4a            the sound, if there is any
+ending.png           the picture that it ends on, if there is one
 takes/<n>/           other ways to go on, each laid out like this folder
 FINISHED             written last: frames and their SHA-256
 .lock                held while a process writes here
