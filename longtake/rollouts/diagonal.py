@@ -108,7 +108,8 @@ class Diagonal:
         conds = state.timeline.conds(state.head)
         queue = yield from denoise(state.queue, self.windows(state), self.solver, self.schedule, conds)
         done = list(takewhile(lambda row: row.level == 0, (row for row in queue.rows if row.index >= state.head)))
-        head = state.head + len(done)
+        head = self._whole(state, state.head + len(done))
+        done = done[: head - state.head]
         emission = Emission(state.emitted, tuple(row.x for row in done if row.index >= 0))
         if done:
             # finished rows are read as they are: their solver memory is spent
@@ -136,6 +137,12 @@ class Diagonal:
         """The windows of the coming sweep."""
         rows = range(state.head, state.queue.stop)
         return sweep(rows, self.grid, state.head, range(state.queue.start, state.queue.stop))
+
+    def _whole(self, state: LineState, stop: int) -> int:
+        # a group is released together, also where its first rows were given and are done before the others
+        if self.end is not None and stop >= self.end:
+            return stop
+        return max(stop - (stop - state.lead) % self.group, state.head)
 
     def _admit(self, state: LineState) -> LineState:
         # level(i, t) = S - (t - period * (i // group)): group g enters at tick period * g
@@ -222,17 +229,21 @@ def regrow(line: Diagonal, state: AnyState, first: int, key: int, guides: int) -
     """MIGA Alg. 6, l. 18-29: the rows from `first` on once more from other noise, back to the levels that they have.
 
     Rows enter one level after the other as they did, and only they move; up to `guides` rows in front are read as they
-    are now. Windows read cleaner rows first, so that the guides are seen.
+    are now. Windows read cleaner rows first, so that the guides are seen. A row that is given enters with the one
+    before it and stays as it is.
     """
     targets = [row for row in state.queue.rows if row.index >= first]
     steps, grid = line.schedule.num_steps, replace(line.grid, side="before")
     limit = max(first - guides, state.queue.start)
     queue = replace(state.queue, rows=tuple(row for row in state.queue.rows if limit <= row.index < first))
     conds = state.timeline.conds(state.emitted)
-    for tick in range(steps - targets[0].level, -1, -1):
-        entering = [row for row in targets if row.index not in range(limit, _stop(queue, first))]
-        entering = [row for row in entering if steps - row.level >= tick]
-        queue = queue.appended(replace(row.redraw(key), level=steps) for row in entering)
+    passed = [0 if row.level == 0 else steps - row.level for row in targets]
+    for place, row in enumerate(targets):
+        passed[place] = passed[place - 1] if row.level == 0 and place else passed[place]
+    for tick in range(max(passed), -1, -1):
+        entering = [row for row, ticks in zip(targets, passed, strict=True) if ticks >= tick]
+        entering = [row for row in entering if row.index not in range(limit, _stop(queue, first))]
+        queue = queue.appended(replace(row.redraw(key), level=steps) if row.level else row for row in entering)
         if tick:
             windows = sweep(range(first, queue.stop), grid, first, range(queue.start, queue.stop))
             queue = yield from denoise(queue, windows, line.solver, line.schedule, conds)

@@ -140,8 +140,9 @@ class Fifo:
         steps, kept = self.schedule.num_steps, self.line.history
         rows: list[Row] = []
         for place in range(steps):
-            source = clip[max(0, place - (steps - len(clip)))]
-            rows.append(noised_row(source, place + 1, first + place, path, self.schedule))
+            source, given = clip[max(0, place - (steps - len(clip)))], timeline.picture(first + place)
+            noised = noised_row(source, place + 1, first + place, path, self.schedule)
+            rows.append(noised if given is None else clean_row(given, noised.index, path))
         recent = list(past)[len(past) - min(kept, len(past)) :]
         before = [clean_row(x, first - len(recent) + place, path) for place, x in enumerate(recent)]
         # row i is at level S - (t - i): the row at level 1 tells the tick

@@ -16,6 +16,7 @@ Deviations
   rows there are none. Stage 2 has them too: Sec. A.1.3 applies them to every step over a queue
 - without a clip the queue fills from nothing (Alg. 4 with an empty base clip). A given clip is Alg. 4: its last
   latents, noised to the levels before the first new group, go through the queue first and are not emitted
+- a latent that is given (a picture to end on) stands clean in its place, told as level 0, and is never moved
 - `rotate` (the grid moves with every sweep) and `refine` (r levels of noise again, then r unified sweeps) are in the
   released code and not in the paper; both are off. In stage 2 the grid moves by level, not by tick: else no wavefront
 
@@ -150,8 +151,9 @@ class Miga:
         front = self._front(state.first)
         for level in range(self.handover if self.stage2 == "stream" else 0, 0, -1):
             queue = yield from wavefront.advance(queue, level, front, self.solver, self.schedule, conds)
-        done, queue = _finished(queue)
-        post = state.post
+        done, post = [], state.post
+        if self.stage2 == "stream":
+            done, queue = self._finished(state, queue, post.stop if post.rows else state.head)
         if self.refine:
             done, post = yield from self._refined(state, done, front, conds)
         head = state.head + len(done)
@@ -232,7 +234,16 @@ class Miga:
         for level in range(self.refine, 0, -1):
             if post.rows:
                 post = yield from wavefront.advance(post, level, front, self.solver, self.schedule, conds)
-        return _finished(post)
+        return self._finished(state, post, state.head)
+
+    def _finished(self, state: MigaState, queue: Queue, head: int) -> tuple[list[Row], Queue]:
+        # the rows that reached level 0, from `head` on, and the queue without them. A row that is given was never at
+        # the levels at which windows read it, so it stays, and what is behind it, while one may
+        done = [row for row in takewhile(lambda row: row.level == 0, queue.rows) if row.index >= head]
+        head += len(done)
+        near = range(head - self._front(state.first).span_read, head)
+        kept = [row.index for row in queue.rows if row.index in near and state.timeline.picture(row.index) is not None]
+        return done, queue.since(min([head, *kept]))
 
     def _again(self, row: Row, timeline: Timeline) -> Row:
         if timeline.picture(row.index) is not None:
@@ -250,9 +261,3 @@ class Miga:
 def _leaves(queue: Queue, handover: int) -> int:
     """The first row that is still in stage 1."""
     return next((row.index for row in queue.rows if row.level > handover), queue.stop)
-
-
-def _finished(queue: Queue) -> tuple[list[Row], Queue]:
-    """The rows at level 0 in front, and the queue without them."""
-    done = list(takewhile(lambda row: row.level == 0, queue.rows))
-    return done, replace(queue, rows=queue.rows[len(done) :])

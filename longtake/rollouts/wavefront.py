@@ -5,7 +5,8 @@ rows that it reads have come down to the level, and need not wait for the end of
 behind each other along the timeline. The windows lie on one absolute grid, so the values are those of the sweeps over
 the whole video (MIGA Alg. 5, l. 16-26), bit for bit.
 
-What a later window still reads at a level that a row has left is kept in the queue's `old`, and nothing longer.
+What a later window still reads at a level that a row has left is kept in the queue's `old`, and nothing longer. A row
+that is given (level 0 from the start) passes no level: it is read as it is, wherever in a cell of the grid it stands.
 """
 
 from __future__ import annotations
@@ -47,9 +48,22 @@ class Front:
         behind = int(self.grid.size - self.grid.stride) if self.grid.side == "before" else 0
         return behind + self.span
 
+    @property
+    def span_read(self) -> int:
+        """Rows before the first one not yet finished that a window of any level may read."""
+        return self.back + int(self.grid.stride)
+
+    def cell(self, row: int, level: int) -> int:
+        """The first row of the grid's cell that holds `row`."""
+        stride = int(self.grid.stride)
+        return max(row - (row - self._offset(level)) % stride, self.first)
+
+    def _offset(self, level: int) -> int:
+        return level % int(self.grid.stride) if self.rotate else 0
+
     def windows(self, rows: range, limits: range, level: int) -> list[Window]:
         """The windows that write `rows` at `level` and read rows of `limits`."""
-        offset = level % int(self.grid.stride) if self.rotate else 0
+        offset = self._offset(level)
 
         def guides(start: int) -> Sequence[int]:
             return self.guides(start, limits.start)
@@ -62,8 +76,9 @@ def advance(
     queue: Queue, level: int, front: Front, solver: Solver, schedule: NoiseSchedule, conds: CondAt
 ) -> Step[Queue]:
     """Move down one level every row at `level` whose window has come down to it whole."""
-    done = next((row.index for row in queue.rows if row.level >= level), queue.stop)
     come = next((row.index for row in queue.rows if row.level > level), queue.stop)
+    # cells are written whole, so what lies before the first waiting row of its cell is given
+    done = front.cell(next((row.index for row in queue.rows if row.level >= level), queue.stop), level)
     beyond = range(done, come + int(front.grid.stride) + 1)  # whole cells only: a cut one would not be on the grid
     ready: list[Window] = []
     for window in front.windows(beyond, range(front.first, FAR), level) if done < come else []:
@@ -73,7 +88,8 @@ def advance(
     if not ready:
         return queue
     left = max(window.write[-1] for window in ready) + 1
-    keep = {(index, level): queue.at(index).x for w in ready for index in w.write if index >= left - front.back}
+    written = [queue.at(index) for w in ready for index in w.write if index >= left - front.back]
+    keep = {(row.index, level): row.x for row in written if row.level}
     moved = yield from denoise(queue, ready, solver, schedule, conds)
     old = {key: x for key, x in queue.old.items() if key[1] != level or key[0] >= left - front.back}
     return replace(moved, old=old | keep)

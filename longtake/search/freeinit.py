@@ -7,7 +7,8 @@ Symbols: T iterations -> iterations, d_s = d_t -> cutoff (a share of the highest
 filter.
 
 Deviation: where the schedule ends in pure noise (flow matching) nothing of the clip is left at level S, so it is
-noised to the level below, S - 1. All clips of a chain are refined one after the other; the paper has one.
+noised to the level below, S - 1. All clips of a chain are refined one after the other; the paper has one. Latents that
+are given (a picture to end on) have no noise: the filter runs over the others.
 Cost: iterations times the inner rollout, exactly. One iteration is the inner rollout, bit for bit.
 """
 
@@ -117,11 +118,6 @@ class FreeInit:
         return self.inner.view(state.state)
 
     def _again(self, state: FreeInitState, emission: Emission) -> Any:
-        rows = self.inner.fresh(state.start)
-        if rows != range(emission.start, emission.stop):
-            raise ValueError(
-                "freeinit needs a method whose clips come out whole; use plain, chunk, windows or freenoise"
-            )
         old: dict[int, Tensor] = {}
         drawn: dict[int, Tensor] = {}
 
@@ -130,14 +126,21 @@ class FreeInit:
             return noise
 
         key = fold(state.rounds, "freeinit", branch.depth(self.inner))
-        self.inner.fork(state.start, key, note)
-        clip = torch.stack(emission.latents)
+        forked = self.inner.fork(state.start, key, note)
+        rows = sorted(old)  # those of the clip that are not given
+        if not rows:
+            return forked
+        if rows[0] < emission.start or rows[-1] >= emission.stop:
+            raise ValueError(
+                "freeinit needs a method whose clips come out whole; use plain, chunk, windows or freenoise"
+            )
+        clip = torch.stack([emission.latents[index - emission.start] for index in rows])
         first, fresh = (torch.stack([part[index] for index in rows]) for part in (old, drawn))
         schedule = branch.leaf(self.inner).schedule
         level = next(level for level in range(schedule.num_steps, 0, -1) if schedule.alphas[level] > 0)
         noised = schedule.alphas[level] * clip.to(first) + schedule.sigmas[level] * first
         mixed = low_pass_mix(noised, fresh.to(first), self.cutoff)
-        return self.inner.fork(state.start, key, lambda row, _: mixed[row.index - rows.start].clone())
+        return self.inner.fork(state.start, key, lambda row, _: mixed[rows.index(row.index)].clone())
 
 
 def low_pass_mix(
