@@ -58,6 +58,7 @@ def rollouts(solver: Solver = SOLVERS[0]) -> dict[str, Any]:
         "progressive": Progressive(SHAPE, s, solver, 8),
         "progressive chunked": Progressive(SHAPE, s, solver, 6, chunk=3, prefix=3),
         "progressive wide": Progressive(SHAPE, grid(solver, 4), solver, 8, prefix=2),
+        "progressive led": Progressive(SHAPE, s, solver, 4, chunk=2, prefix=3, lead="first"),
         "replace": Replace(SHAPE, s, solver, WINDOW, overlap=3),
         "rolling": Rolling(SHAPE, s, solver, WINDOW, block=2, delay=3, overlap=2),
         "miga": Miga(SHAPE, s, solver, WINDOW, zigzag=3, handover=4, anchors=2),

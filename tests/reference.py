@@ -72,8 +72,13 @@ def chunk_nfe(steps: int, window: int, overlap: int, num: int) -> int:
     return steps * (1 + max(0, -(-(num - window) // (window - overlap))))
 
 
-def progressive(denoiser: Any, noise: Any, num: int, window: int, chunk: int, prefix: int) -> list[Tensor]:
-    """PA-VDM Alg. 1 with Sec. 3.2-3.4 and Euler: one window, a chunk in whenever there is room for one."""
+def progressive(
+    denoiser: Any, noise: Any, num: int, window: int, chunk: int, prefix: int, first: Tensor | str | None = None
+) -> list[Tensor]:
+    """PA-VDM Alg. 1 with Sec. 3.2-3.4 and Euler: one window, a chunk in whenever there is room for one.
+
+    `first`: what stands at position 0 of every window that has clean rows; "own" is the video's own first latent.
+    """
     sig = denoiser.schedule.sigmas
     steps = len(sig) - 1
     period = steps * chunk // window
@@ -85,6 +90,8 @@ def progressive(denoiser: Any, noise: Any, num: int, window: int, chunk: int, pr
             rows += [[noise(entered + place), steps] for place in range(chunk)]
             entered += chunk
         clean = done[-prefix:] if prefix else []
+        if first is not None and clean:
+            clean = [done[0] if isinstance(first, str) else first, *clean[1:]]
         x = torch.stack([*clean, *(row[0] for row in rows)])[None]
         levels = torch.tensor([[0] * len(clean) + [row[1] for row in rows]])
         x0 = denoiser(x, levels, ["a"])[0][len(clean) :]

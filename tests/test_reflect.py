@@ -271,5 +271,5 @@ def test_freeinit_keeps_unit_variance_nearly():
 
 def test_freeinit_refuses_queues():
     inner = queues()["fifo"]
-    with pytest.raises(ValueError, match="share a level"):
+    with pytest.raises(ValueError, match="whole clips"):
         check(FreeInit(inner, 2), oracle(inner))

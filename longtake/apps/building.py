@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import gcd
 from typing import Any
 
 from longtake.apps.parameters import Parameter
@@ -14,7 +13,7 @@ from longtake.errors import UsageError
 from longtake.rollouts.chunk import Chunk
 from longtake.rollouts.fifo import Fifo
 from longtake.rollouts.miga import Miga
-from longtake.rollouts.progressive import Progressive
+from longtake.rollouts.progressive import Progressive, fits, fitting_steps
 
 Values = Mapping[str, Any]
 """Parameters of one method that were set, by their short names."""
@@ -132,12 +131,12 @@ def progressive_steps(window: int, usual: int, given: int | None, values: Values
     rows = noisy_rows(window, values)
     if given is None:
         return FIFO_PARTITIONS * rows
-    unit = rows // gcd(rows, max(values.get("chunk", 1), rows // given))
-    if given % unit:
-        below = max(given // unit, 1) * unit
+    chunk = values.get("chunk", 1)
+    if rows % chunk == 0 and not fits(given, rows, chunk):
+        below, above = fitting_steps(given, rows, chunk)
         raise UsageError(
-            f"--steps {given} does not fit: progressive needs steps x chunk to be a multiple of its window ({rows}); "
-            f"use --steps {below} or --steps {below + unit}"
+            f"--steps {given} does not fit: chunks of {chunk} would not enter a window of {rows} at whole ticks; "
+            f"use --steps {below} or --steps {above}"
         )
     return given
 
@@ -173,7 +172,8 @@ def make_progressive(materials: Materials, values: Values) -> Progressive:
     """PA-VDM."""
     shape, schedule, solver, window = materials.basics
     rows, chunk, end = noisy_rows(window, values), values.get("chunk", 1), materials.end("progressive")
-    return Progressive(shape, schedule, solver, rows, chunk, prefix(values), end)
+    lead = values.get("lead", "last")
+    return Progressive(shape, schedule, solver, rows, chunk, prefix(values), end, lead)
 
 
 def make_miga(materials: Materials, values: Values) -> Miga:

@@ -103,6 +103,7 @@ METHODS: dict[str, Method] = {
                 Parameter("window", int, "noisy rows; the network reads these and the prefix", 1),
                 Parameter("chunk", int, "rows that share a level", 1),
                 Parameter("prefix", int, "clean rows kept in front", 0),
+                Parameter("lead", ("last", "first"), "what the oldest of them is: itself, or the video's first latent"),
             ),
             ("pa-vdm",),
             shrinks=True,

@@ -7,8 +7,8 @@ which both clips hold, is dropped from the second. Users trace colour drift to t
 default.
 
 `lead="first"` puts the video's own first latent at position 0 of every later window, in the place of the oldest guide:
-image-first networks learned to find a picture's latent there, which a continuing window does not have. On pocket this
-keeps place and colours (benchmarks/position0.py). Off by default, since it also holds on to what should change.
+see rollouts/leading. On pocket this keeps place and colours (benchmarks/position0.py). Off by default, since it also
+holds on to what should change.
 
 `color_match="adain"` brings every clip after the first to the first one's mean and spread of each latent channel, which
 stops slow drifts of colour, and real changes of light with them; it is off by default.
@@ -22,7 +22,7 @@ Exactly S * (1 + ceil((N - f) / (f - overlap))) for N >= f latents without conte
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -37,13 +37,13 @@ from longtake.core.step import Step
 from longtake.core.window import Grid
 from longtake.rollouts import diagonal
 from longtake.rollouts.diagonal import Diagonal, LineState
+from longtake.rollouts.leading import LedState, begun, led, noted, unled
 
 
 @dataclass(frozen=True, eq=False)
-class ChunkState(LineState):
-    """With what later clips are held to: the video's first latent, the first clip's mean and spread by channel."""
+class ChunkState(LedState):
+    """With what later clips are held to besides: the first clip's mean and spread by channel."""
 
-    first: Tensor | None = None
     colours: tuple[Tensor, Tensor] | None = None
 
 
@@ -104,13 +104,13 @@ class Chunk:
 
     def init(self, seed: int, timeline: Timeline, context: Sequence[Tensor] = ()) -> Step[LineState]:
         """The first clip as pure noise, behind the last `overlap` latents of `context`."""
-        return self.line.init(seed, timeline, context)
+        state = yield from self.line.init(seed, timeline, context)
+        kept = context if self.lead == "first" else ()
+        return begun(state, ChunkState, kept) if self.lead == "first" or self.color_match == "adain" else state
 
     def step(self, state: LineState) -> Step[tuple[LineState, Emission]]:
         """All rows of the clip one level down; at the end of a clip, the join."""
         following, emission = yield from self._stepped(state)
-        if emission.latents and (self.color_match == "adain" or self.lead == "first"):
-            following = _kept(following, emission)
         if emission.latents and self.color_match == "adain":
             following, emission = _matched(following, emission)
         if emission.latents and self.join == "pixel":
@@ -119,25 +119,15 @@ class Chunk:
 
     def preview(self, state: LineState, steps: int) -> Step[View]:
         """The undecided rows finished in `steps` calls, for a search to look at."""
-        view = yield from self.line.preview(self._led(state), steps)
+        view = yield from self.line.preview(led(state) if self.lead == "first" else state, steps)
         guide = tuple(row.x for row in state.queue.rows if row.index < state.head) if self.join == "pixel" else ()
         return replace(view, guide=guide)
 
     def _stepped(self, state: LineState) -> Step[tuple[LineState, Emission]]:
-        led = self._led(state)
-        following, emission = yield from self.line.step(led)
-        if led is state:
-            return following, emission
-        held = state.queue.rows[0]
-        kept = [held] if held.index >= following.queue.start else []
-        return replace(following, queue=following.queue.replaced(kept)), emission
-
-    def _led(self, state: LineState) -> LineState:
-        # the state as the network reads it: the video's first latent in the place of the oldest guide
-        first = getattr(state, "first", None)
-        if self.lead == "last" or first is None or state.queue.start >= state.head:
-            return state
-        return replace(state, queue=state.queue.replaced([replace(state.queue.rows[0], x=first)]))
+        if self.lead == "last":
+            return (yield from self.line.step(state))
+        following, emission = yield from self.line.step(led(state))
+        return noted(unled(state, following), emission), emission
 
     fresh = staticmethod(diagonal.fresh)
     fork = staticmethod(diagonal.fork)
@@ -152,14 +142,6 @@ class Chunk:
         row = clean_row(picture, following.head - 1, following.path)
         # an image-first latent belongs to the next clip alone, so what its window reads is the picture, not the latent
         return replace(following, queue=following.queue.replaced([row])), replace(emission, guide=guide)
-
-
-def _kept(following: LineState, emission: Emission) -> LineState:
-    """The state with the first latent of the video."""
-    if isinstance(following, ChunkState):
-        return following
-    plain = {item.name: getattr(following, item.name) for item in fields(LineState)}
-    return ChunkState(**plain, first=emission.latents[0])
 
 
 def _matched(following: LineState, emission: Emission) -> tuple[LineState, Emission]:

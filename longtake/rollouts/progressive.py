@@ -5,8 +5,11 @@ length (Sec. 3.2), chunked frames (Sec. 3.3), overlapped conditioning (Sec. 3.4)
 Symbols: F -> window (the noisy rows), S -> schedule.num_steps, C -> chunk, the clean chunk of Sec. 3.4 -> prefix.
 The network reads F + prefix rows, so the window is the model's own less the prefix.
 
-Any integer ratio (Sec. 3.1): a chunk enters every S C / F ticks. F a multiple of S with C = 1 makes F / S rows share a
-level; S a multiple of F shifts every S / F ticks.
+Any integer ratio (Sec. 3.1): a chunk enters every S C / F ticks. F a multiple of S makes F / S rows share a level (C is
+then that many, where the chunk is less); S a multiple of F shifts every S / F ticks.
+
+`lead="first"` puts the video's own first latent in the place of the oldest clean row (rollouts/leading): on pocket the
+place and the colours stay nearer to the beginning (benchmarks/position0.py). Off by default, as in `chunk`.
 
 Deviations
 - starts from text alone by growing the window from one chunk (Sec. 3.2); the released code needs a clip (Alg. 1)
@@ -24,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import gcd
+from typing import Literal
 
 from torch import Tensor
 
@@ -35,6 +38,7 @@ from longtake.core.step import Step
 from longtake.core.window import Grid
 from longtake.rollouts import diagonal
 from longtake.rollouts.diagonal import Diagonal, LineState
+from longtake.rollouts.leading import LedState, begun, led, noted, unled
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Progressive:
     chunk: int = 1
     prefix: int = 1
     end: int | None = None
+    lead: Literal["last", "first"] = "last"
 
     def __post_init__(self) -> None:
         steps, window = self.schedule.num_steps, self.window
@@ -55,18 +60,23 @@ class Progressive:
             raise ValueError(f"progressive.chunk must divide progressive.window ({window}), got {self.chunk}")
         if self.prefix < 0:
             raise ValueError(f"progressive.prefix must be at least 0, got {self.prefix}")
-        if steps * self.group % window:
-            unit = window // gcd(window, self.group)
-            below = max(steps // unit, 1) * unit
+        if not fits(steps, window, self.chunk):
+            below, above = fitting_steps(steps, window, self.chunk)
             raise ValueError(
-                f"progressive needs steps x chunk ({self.chunk}) to be a multiple of the window ({window}), "
-                f"got {steps} steps; use {below} or {below + unit}"
+                f"progressive needs chunks ({self.chunk}) that enter at whole ticks of a window of {window}, "
+                f"got {steps} steps; use {below} or {above}"
+            )
+        if self.lead not in ("last", "first"):
+            raise ValueError(f"progressive.lead must be last or first, got {self.lead!r}")
+        if self.lead == "first" and not self.prefix:
+            raise ValueError(
+                "progressive.lead=first needs a clean row to exchange; give progressive.prefix of 1 or more"
             )
 
     @property
     def group(self) -> int:
         """Rows that share a level: a chunk, or all F / S rows of a level where F is a multiple of S."""
-        return max(self.chunk, self.window // self.schedule.num_steps)
+        return _group(self.schedule.num_steps, self.window, self.chunk)
 
     @property
     def period(self) -> int:
@@ -98,15 +108,19 @@ class Progressive:
 
     def init(self, seed: int, timeline: Timeline, context: Sequence[Tensor] = ()) -> Step[LineState]:
         """Sec. 3.2: one noisy chunk, behind the last `prefix` latents of `context`."""
-        return self.line.init(seed, timeline, context)
+        state = yield from self.line.init(seed, timeline, context)
+        return begun(state, LedState, context) if self.lead == "first" else state
 
     def step(self, state: LineState) -> Step[tuple[LineState, Emission]]:
         """Alg. 1, l. 5-8: all rows one level down; at the end of a period a chunk out and a chunk in."""
-        return self.line.step(state)
+        if self.lead == "last":
+            return (yield from self.line.step(state))
+        following, emission = yield from self.line.step(led(state))
+        return noted(unled(state, following), emission), emission
 
     def preview(self, state: LineState, steps: int) -> Step[View]:
         """All noisy rows finished in `steps` calls, each from its own level, for a search to look at."""
-        return self.line.preview(state, steps)
+        return self.line.preview(led(state) if self.lead == "first" else state, steps)
 
     def regrow(self, state: LineState, first: int, key: int, guides: int) -> Step[LineState]:
         """The rows from `first` on grown again from other noise behind `guides` frozen ones."""
@@ -115,3 +129,19 @@ class Progressive:
     fresh = staticmethod(diagonal.fresh)
     fork = staticmethod(diagonal.fork)
     view = staticmethod(diagonal.view)
+
+
+def _group(steps: int, window: int, chunk: int) -> int:
+    return max(chunk, window // steps)
+
+
+def fits(steps: int, window: int, chunk: int = 1) -> bool:
+    """Whether chunks enter at whole ticks and share their level."""
+    group = _group(steps, window, chunk)
+    return group % chunk == 0 and steps * group % window == 0
+
+
+def fitting_steps(steps: int, window: int, chunk: int = 1) -> tuple[int, int]:
+    """The nearest numbers of steps below and above that fit; the one above twice if there is none below."""
+    above = next(many for many in range(steps + 1, steps + window + 1) if fits(many, window, chunk))
+    return next((many for many in range(steps - 1, 0, -1) if fits(many, window, chunk)), above), above
