@@ -28,7 +28,7 @@ RESULT = ["run", "video", "frames", "fps", "width", "height", "latent_frames", "
 FLAGS = {
     "generate": "--model --method --solver --preset --frames --seconds --steps --guidance --size --fps --seed --image "
     "--video --audio --from --no-embed --negative-prompt --out --set --guide-model --lora --offload --compile "
-    "--device --dtype --dry-run --format -v -q --help "
+    "--attention --device --dtype --dry-run --format -v -q --help "
     "--prompt-file --last-image --search --reward --search-budget",
     "resume": "--format -v -q --help",
     "extend": "--frames --format -v -q --help",

@@ -118,6 +118,9 @@ def generate(
         str | None, typer.Option(help="none, model or group: parts or blocks wait in the host's memory")
     ] = None,
     compile_: Annotated[bool, typer.Option("--compile", help="compile the network's blocks, for long runs")] = False,
+    attention: Annotated[
+        str | None, typer.Option(metavar="NAME", help="an attention backend of diffusers: native, flash, sage, ...")
+    ] = None,
     no_embed: Annotated[bool, typer.Option("--no-embed", help="keep the settings out of the video's metadata")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan, run nothing")] = False,
     format_: Format = Output.text,
@@ -135,7 +138,7 @@ def generate(
         negative_prompt=negative_prompt, set=tuple(set_) if set_ else None, device=device, dtype=dtype,
         guide_model=guide_model, lora=tuple(lora) if lora else None, offload=offload, compile=compile_ or None,
         embed=False if no_embed else None, prompt_file=prompt_file, last_image=last_image, search=search, reward=reward,
-        search_budget=search_budget,
+        search_budget=search_budget, attention=attention,
     )  # fmt: skip
     request, notes = requested(given, from_)
     for note in notes:

@@ -166,7 +166,7 @@ def redecided(told: Story, change: Change) -> Settings:
         guidance=old.guidance, size=(old.width, old.height), fps=old.fps, seed=old.seed, solver=old.solver,
         negative_prompt=old.negative_prompt, set=[*sets_of(kept), *reward_sets(old)], device=old.device,
         dtype=old.dtype, search=kept.search, reward=old.reward if kept.search != "none" else None, lora=old.lora,
-        offload=old.offload, compile=old.compile,
+        offload=old.offload, compile=old.compile, attention=old.attention,
     )  # fmt: skip
     new, _, _ = plan(request)
     keep = ("image", "video", "audio", "embed", "batch", "threads", "read_as", "prompts", "model_hash", "frames")

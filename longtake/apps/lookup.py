@@ -30,6 +30,7 @@ def look_up(request: Request) -> Facts:
         lora=tuple(str(item) for item in request.lora),
         offload=request.offload,
         compile=request.compile,
+        attention=request.attention,
         extras=options_of(request.set),
     )
     if not isinstance(request.model, (str, Path)):

@@ -51,6 +51,7 @@ class Request:
     search: str = "none"
     reward: str | None = None
     search_budget: str | None = None
+    attention: str | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ class Settings:
     reward: str | None = None
     reward_parameters: dict[str, dict[str, Any]] = field(default_factory=dict)
     last_image: str | None = None
+    attention: str | None = None  # a backend of diffusers' dispatcher
 
     @property
     def rate(self) -> Fraction:

@@ -21,7 +21,7 @@ from longtake.output.video import probe
 log = logging.getLogger("longtake")
 
 HIDDEN = ("image", "last_image", "video", "audio", "device", "branch", "threads", "batch", "embed", "lora", "offload",
-          "compile", "guide_model")  # fmt: skip
+          "compile", "attention", "guide_model")  # fmt: skip
 """Settings that are of a machine, not of a video."""
 
 BARE: dict[str, Any] = {"image": None, "video": None, "device": "auto", "batch": None}

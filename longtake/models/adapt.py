@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from longtake.errors import UsageError
+from longtake.models.attention import attend
 from longtake.models.families import LoadOptions, Model, Source
 from longtake.models.parts import pick_device
 from longtake.models.place import Place, Stage
@@ -31,7 +32,8 @@ from longtake.models.place import Place, Stage
 def check_options(source: Source, options: LoadOptions) -> None:
     """UsageError for what cannot be asked of a live pipeline, whose networks stay as they are."""
     asked = [name for name, value in (("--lora", options.lora), ("--offload", options.offload != "none"),
-                                      ("--compile", options.compile)) if value]  # fmt: skip
+                                      ("--compile", options.compile), ("--attention", options.attention))
+             if value]  # fmt: skip
     if source.pipe is not None and asked:
         raise UsageError(f"{asked[0]} changes networks, and a live pipeline is left as it is; do it to the pipeline")
     if options.offload not in ("none", "model", "group"):
@@ -46,8 +48,10 @@ def waiting(options: LoadOptions, device: torch.device) -> torch.device:
 
 
 def adapted(model: Model, options: LoadOptions, networks: Sequence[nn.Module | None], reader: Any) -> Model:
-    """The model as its options ask, in the order LoRA, compiling, offloading. Its weights are named anew by LoRAs."""
+    """The model as its options ask: LoRA, attention, compiling, offloading. Its weights are named anew by LoRAs."""
     named = add_loras(networks, options.lora, reader)
+    if options.attention is not None:
+        attend(networks, options.attention, pick_device(options.device))
     if options.compile:
         for network in networks:
             if network is not None:

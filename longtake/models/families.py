@@ -57,6 +57,7 @@ class Family:
     keys     what its `longtake.json` may hold besides `COMMON_KEYS`
     options  which `LoadOptions.extras` it has; None: its module says
     adapts   whether LoRAs, offloading and compiling are at hand (models/adapt)
+    attends  whether its network takes diffusers' attention backends (models/attention)
 
     alone    why rows cannot have levels of their own, where `per_row_levels` is "no"
 
@@ -73,6 +74,7 @@ class Family:
     clean_rows: bool = False
     options: tuple[str, ...] | None = None
     adapts: bool = False
+    attends: bool = False
     alone: str = ""
 
 
@@ -87,6 +89,7 @@ FAMILIES: dict[str, Family] = {
             keys=("guidance_2",),
             options=("riflex", "tiling"),
             adapts=True,
+            attends=True,
         ),
         Family(
             "skyreels",
@@ -101,6 +104,7 @@ FAMILIES: dict[str, Family] = {
             "Skywork/SkyReels-V2-DF-1.3B-540P-Diffusers",
             options=("riflex", "tiling", "causal_block"),
             adapts=True,
+            attends=True,
         ),
         Family(
             "videocrafter2",
@@ -208,4 +212,9 @@ def _fit(source: Source, options: LoadOptions) -> Family:
                                       ("--compile", options.compile)) if value]  # fmt: skip
     if asked and not row.adapts:
         raise UsageError(f"{asked[0]} is not at hand for {row.name}; leave it out")
+    if options.attention is not None:
+        if not row.attends:
+            able = ", ".join(other.name for other in FAMILIES.values() if other.attends)
+            raise UsageError(f"--attention is not at hand for {row.name}, only for {able}; leave it out")
+        import_module("longtake.models.attention").check_attention(options.attention)
     return row

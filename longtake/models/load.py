@@ -27,19 +27,20 @@ def load(
     offload: str = "none",
     compile: bool = False,
     extras: Mapping[str, Any] = MappingProxyType({}),
+    attention: str | None = None,
 ) -> Model:
     """Load a model and check that it does what its adapter relies on.
 
     source  a name (`pocket`), a folder, a hub id (safetensors only), or a live diffusers pipeline, left as it is
     size    (width, height) or "WxH"; multiples that the model's autoencoder and patches ask for
     solver  default: the one that the pipeline's scheduler stands for
-    lora, offload, compile, extras   see `families.LoadOptions`
+    lora, offload, compile, attention, extras   see `families.LoadOptions`
 
     What is not given comes from the folder's `longtake.json`, else from the model family.
     Raises UsageError, one line, for anything that cannot work.
     """
     options = LoadOptions(
         size, num_steps, guidance, solver, negative_prompt, device, dtype,
-        tuple(lora), offload, compile, MappingProxyType(dict(extras)),
+        tuple(lora), offload, compile, attention, MappingProxyType(dict(extras)),
     )  # fmt: skip
     return load_family(source_of(source), options)

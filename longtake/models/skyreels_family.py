@@ -17,6 +17,7 @@ from longtake.errors import UsageError
 from longtake.models import folder as folders
 from longtake.models import parts as shared
 from longtake.models.adapt import adapted, check_options, waiting
+from longtake.models.attention import MASKING
 from longtake.models.families import LoadOptions, Model, ModelFacts, Source
 from longtake.models.parts import load_module, load_part, pick
 from longtake.models.schedules import SCHEDULERS, schedule_of, solver_of
@@ -137,6 +138,10 @@ def _block(config: Mapping[str, Any], window: int, options: LoadOptions) -> int:
         raise UsageError(f"causal_block={block} is not possible: give 1 (all rows see each other) to {window}")
     if block > 1 and options.compile:
         raise UsageError("--compile and causal blocks do not go together: the mask comes and goes with calls")
+    if block > 1 and options.attention not in (None, *MASKING):
+        raise UsageError(
+            f"--attention {options.attention} takes no mask, which causal blocks need; use {', '.join(MASKING)}"
+        )
     return block
 
 
@@ -164,6 +169,7 @@ def _from_live(pipe: Any, options: LoadOptions) -> _Parts:
 
 
 def _from_folder(source: Source, options: LoadOptions) -> _Parts:
+    facts(source, options)  # what JSON can refuse is refused before weights are read
     variant = _check_folder(source)
     device = shared.pick_device(options.device)
     kind, rest = shared.dtype_of(options.dtype, device), waiting(options, device)
