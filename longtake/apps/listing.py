@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from longtake.apps.planning import cost
 from longtake.apps.settings import Request
-from longtake.apps.tables import METHODS, Materials, Method, method
+from longtake.apps.tables import GENERAL, METHODS, MODEL_OPTIONS, Materials, Method, method
 from longtake.core.plan import level_gaps
 from longtake.core.schedule import flow
 from longtake.core.solvers import Solver
@@ -39,7 +40,13 @@ def list_methods(name: str | None, as_json: bool) -> None:
             f"{facts['first_latent_nfe']} NFE"
         )
         for parameter in row.parameters if name else ():
-            show(f"{'':<11} --set {row.name}.{parameter.name}=  {parameter.help} ({parameter.allowed})")
+            key = f"{row.name}.{parameter.name}"
+            usual = f"; default {_typed(facts['defaults'][key])}" if key in facts["defaults"] else ""
+            show(f"{'':<11} --set {key}=  {parameter.help} ({parameter.allowed}{usual})")
+    if name:
+        show(f"defaults are those at a window of {WINDOW} and {STEPS} steps; with every method:")
+        for parameter in GENERAL:
+            show(f"{'':<11} --set {parameter.name}=  {parameter.help} ({parameter.allowed})")
 
 
 def describe_method(row: Method) -> dict[str, Any]:
@@ -69,7 +76,27 @@ def describe_method(row: Method) -> dict[str, Any]:
         "steps": steps,
         "per_row_levels": row.needs_rows,
         "parameters": {f"{row.name}.{item.name}": item.allowed for item in row.parameters},
+        "defaults": _defaults(row, rollout),
     }
+
+
+def _defaults(row: Method, rollout: Any) -> dict[str, Any]:
+    # what a rollout has when nothing is set; what follows from other integers stands in its `line`
+    line, solver = getattr(rollout, "line", None), rollout.solver
+    found: dict[str, Any] = {}
+    for parameter in row.parameters:
+        name = {"init": "start"}.get(parameter.name, parameter.name)
+        holders = (rollout, line, getattr(line, "grid", None), solver)
+        values = (getattr(holder, name, None) for holder in holders)
+        value = next((value for value in values if value is not None), None)
+        if value is not None:
+            found[f"{row.name}.{parameter.name}"] = int(value) if isinstance(value, Fraction) else value
+    return found
+
+
+def _typed(value: Any) -> str:
+    # as it is typed behind --set
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def list_models(name: str | None, as_json: bool) -> None:
@@ -89,7 +116,9 @@ def list_models(name: str | None, as_json: bool) -> None:
         if name:
             rest = {key: value for key, value in facts.items() if key not in ("name", "family", "status", "path")}
             for key, value in rest.items():
-                show(f"{'':<19} {key}: {', '.join(value) if isinstance(value, list) else value}")
+                show(f"{'':<19} {key}: {', '.join(value) if isinstance(value, list) else _typed(value)}")
+            for parameter in MODEL_OPTIONS:
+                show(f"{'':<19} --set {parameter.name}=  {parameter.help} ({parameter.allowed})")
     if not name:
         show("--model takes any of these names, a folder, or a hub id; details: longtake models NAME")
 

@@ -50,6 +50,7 @@ def choose(kind: str, given: str, known: Iterable[str], flag: str = "") -> str:
     names = list(known)
     if given in names:
         return given
-    near = difflib.get_close_matches(given, names, 1, 0.5)
+    spelled = {name.lower(): name for name in reversed(names)}
+    near = [spelled[match] for match in difflib.get_close_matches(given.lower(), spelled, 1, 0.5)]
     hint = f"; did you mean {flag} {near[0]}?".replace("  ", " ") if near else ""
     raise UsageError(f"unknown {kind} {given!r}; known: {', '.join(names)}{hint}")

@@ -52,7 +52,7 @@ def screen(request: Request) -> None:
     for flag, path in (("--image", request.image), ("--video", request.video), ("--audio", request.audio),
                        ("--prompt-file", request.prompt_file), ("--last-image", request.last_image)):  # fmt: skip
         if path and not Path(path).is_file():
-            raise UsageError(f"{flag} {path}: there is no such file")
+            raise UsageError(f"{flag} {path}: {'that is a folder' if Path(path).is_dir() else 'there is no such file'}")
     if request.audio:
         check_sound(request.audio)
     others = search_sets(request)[2]

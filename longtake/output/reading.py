@@ -81,6 +81,9 @@ def contact_sheet(path: Path | str, every_seconds: float = 2.0, columns: int = 6
 
 
 def _opened(path: Path | str) -> Any:
+    if Path(path).is_dir():
+        inside = Path(path) / "video.mp4"
+        raise UsageError(f"{path} is a folder; give a video file" + (f", such as {inside}" if inside.exists() else ""))
     if not Path(path).is_file():
         raise UsageError(f"there is no file {path}")
     try:

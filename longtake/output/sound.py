@@ -119,7 +119,9 @@ def _next_frame(frames: Iterator[Any]) -> Any:
 
 def _opened(source: Path | str) -> Any:
     if not Path(source).is_file():
-        raise UsageError(f"--audio {source}: there is no such file")
+        raise UsageError(
+            f"--audio {source}: {'that is a folder' if Path(source).is_dir() else 'there is no such file'}"
+        )
     try:
         container = av.open(str(source))
     except (av.error.FFmpegError, ValueError) as error:
