@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import logging
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from longtake.apps.session import begin, build, reopen, running, start
+from longtake.apps.settings import Request
 from longtake.core.engine import Engine
 from longtake.core.model import Capabilities
 from longtake.core.schedule import flow
@@ -21,9 +26,10 @@ from longtake.models import adapt
 from longtake.models.load import Model, load
 from longtake.models.place import Place, Stage
 from longtake.models.tiling import TiledCodec
-from longtake.models.tiny import tiny_wan
+from longtake.models.tiny import save_tiny, tiny_wan
 from longtake.models.tiny_cogvideox import tiny_cogvideox
 from longtake.models.tiny_skyreels import tiny_skyreels
+from longtake.models.wan import WanDenoiser
 from longtake.models.wan_codec import WanCodec
 from tests.wan_cases import PROMPT, SIZE, noise, relative
 
@@ -259,3 +265,54 @@ def test_out_of_memory_is_answered_by_smaller_batches_and_said(caplog):
     assert len(caplog.records) == len(said)  # known by now
     with pytest.raises(UsageError, match="out of memory with one window at a time; use a smaller --size"):
         Engine(Tight(0), batch=4).answer(calls)
+
+
+def test_what_the_failed_try_held_is_let_go_before_the_next():
+    alive: list[int] = []
+    held: list[weakref.ref] = []
+
+    class Hungry(Tight):
+        def __call__(self, x: torch.Tensor, levels: torch.Tensor, cond: Any) -> torch.Tensor:
+            alive.append(sum(ref() is not None for ref in held))
+            activations = torch.zeros(3)
+            held.append(weakref.ref(activations))
+            return super().__call__(x, levels, cond)
+
+    calls = [Call((torch.full((1, 1, 1), float(n)),), (1,), "", Window((n,), (n,))) for n in range(4)]
+    gc.disable()  # no cycle may hold it either
+    try:
+        Engine(Hungry(), batch=4).answer(calls)
+    finally:
+        gc.enable()
+    assert alive == [0, 0, 0]
+
+
+def test_a_run_whose_memory_ran_out_is_gone_on_with_as_it_ended(tmp_path, monkeypatch, caplog):
+    home = save_tiny(tmp_path / "wan")
+    (home / "longtake.json").write_text('{"window": 4}')
+    batches: list[int] = []
+    whole = WanDenoiser.__call__
+
+    def tight(self: Any, x: torch.Tensor, levels: torch.Tensor, cond: Any) -> torch.Tensor:
+        batches.append(len(x))
+        if len(x) > 2:
+            raise torch.OutOfMemoryError("no more")
+        return whole(self, x, levels, cond)
+
+    monkeypatch.setattr(WanDenoiser, "__call__", tight)
+    options: dict[str, Any] = dict(model=str(home), size=(32, 32), method="fifo", steps=8, seed=3, frames=21)
+    session = start(Request("a dog runs", set=["batch=4"], **options))
+    folder = begin(session, tmp_path / "run")
+    assert json.loads(folder.manifest.read_text())["batch"] == 4
+    with running(session, folder) as (_, progress), caplog.at_level(logging.WARNING, "longtake"):
+        while max(batches, default=0) < 3:
+            next(progress)
+        said = json.loads(folder.manifest.read_text())  # at once, not at the end
+    assert any("going on with 2; last bits may differ" in record.getMessage() for record in caplog.records)
+    assert said["batch"] == 2 and "batch 4 -> 2: out of memory" in said["not_bit_exact"][0]["why"]
+    settings, _ = reopen(folder)
+    batches.clear()
+    with running(build(settings), folder) as (_, progress):
+        for _ in progress:
+            pass
+    assert max(batches) == 2 and folder.finished is not None and folder.finished["frames"] == 21

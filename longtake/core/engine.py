@@ -92,11 +92,14 @@ class Engine:
     def _forward(self, calls: Sequence[Call]) -> list[Tensor]:
         x = torch.stack([self._rows(call) for call in calls])
         levels = torch.tensor([call.levels for call in calls])
-        began = time.perf_counter()
+        began, problem = time.perf_counter(), None
         try:
             with torch.inference_mode():
                 x0 = self.denoiser(x, levels, [call.cond for call in calls])
-        except torch.OutOfMemoryError as problem:
+        except torch.OutOfMemoryError as error:
+            problem = error.with_traceback(None)  # its frames would hold the memory that the next try needs
+        if problem is not None:
+            del x, levels
             return self._in_smaller_batches(calls, problem)
         self.meter.seconds += time.perf_counter() - began
         self.meter.forwards += 1

@@ -122,6 +122,12 @@ class RunDir:
             if entry not in known:
                 self.amend(not_bit_exact=[*known, entry])
 
+    def shrunk(self, batch: int, before: int, frame: int) -> None:
+        """Note in run.json that memory holds `batch` windows at once and not `before`, so that a resume begins so."""
+        if self.manifest.is_file():
+            self.amend(batch=batch)
+            self.remark(frame, [f"batch {before} -> {batch}: out of memory"])
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run; UsageError if another process does. The lock goes with the process, also after kill -9."""

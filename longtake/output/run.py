@@ -66,7 +66,7 @@ class Runner:
         self.latest = Latest(folder.latest, clock)
         self._started, self._start_nfe = clock(), start.nfe
         self._mark, self._saved, self._save_cost = self._started, self._started, 0.0
-        self._differs = False
+        self._differs, self._batch = False, job.engine.batch
 
     def run(self) -> Iterator[Progress]:
         """Work until the film is complete, yielding after every tick. However it ends, what was made is saved.
@@ -172,6 +172,7 @@ class Runner:
         job, meter = self.job, self.job.engine.meter
         nfe, frame_nfe = meter.nfe, meter.frame_nfe
         state = job.engine.drive(job.rollout.init(job.seed, job.timeline, job.context))
+        self._note_batch(0)
         nfe, frame_nfe = meter.nfe - nfe, meter.frame_nfe - frame_nfe
         position = Position(state, nfe=nfe, frame_nfe=frame_nfe, owed_nfe=nfe, owed_frame_nfe=frame_nfe,
                             past=job.context[-job.memory :])  # fmt: skip
@@ -191,6 +192,7 @@ class Runner:
     def _booked(self, position: Position, state: Any, emission: Emission) -> Position:
         # The tick in the books; before the first that skips calls, the last state good for a longer film is kept
         info = emission.info
+        self._note_batch(position.frames)
         if info.skipped and position.pruned_for is None:
             self.trace.sync()
             checkpoint.save(position, self.folder.path, "open")
@@ -203,6 +205,12 @@ class Runner:
             owed_frame_nfe=position.owed_frame_nfe + info.frame_nfe,
             pruned_for=self.job.num_latents if info.skipped else position.pruned_for,
         )
+
+    def _note_batch(self, frame: int) -> None:
+        # where memory ran out the engine goes on with less at once, and so shall a resumed run
+        if (batch := self.job.engine.batch) != self._batch:
+            self.folder.shrunk(batch, self._batch, frame)
+            self._batch = batch
 
     def _show(self, position: Position, emission: Emission, last: bool = False) -> tuple[Position, list[Tensor]]:
         # Frames past the end asked for are hashed and traced, not filmed
