@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from longtake.models.tiny import tiny_wan
 from longtake.rewards import reward_model
 from longtake.rewards.reward_model import LatentReward, Scorer, buckets_of, share_of_noise, waves
 from longtake.testing.laws import check_reward
+from longtake.training import loop
 from longtake.training import reward as training
 from longtake.training import reward_data as examples
 
@@ -26,6 +29,14 @@ PROMPTS = ["a dog", "a cat", "a red bus", "green hills", "a boat", "the sea", "n
 @pytest.fixture(scope="module")
 def model() -> Any:
     return load(tiny_wan(scheduler="euler"), size=(32, 64), num_steps=12, guidance=1.0)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Minutes that do not depend on the machine: whoever looks at the clock moves it on by a tenth of a second."""
+    counted = SimpleNamespace(monotonic=(tenth / 10 for tenth in count()).__next__)
+    for module in (examples, loop):
+        monkeypatch.setattr(module, "time", counted)
 
 
 def label(clips: Any, prompt: str) -> list[list[float]]:
@@ -230,7 +241,7 @@ def test_within_a_prompt_is_by_hand():
     assert not training.wins(rows)  # what a search asks for is the order within a prompt
 
 
-def test_training_keeps_its_best_moment_stops_and_goes_on(model: Any, tmp_path, monkeypatch):
+def test_training_keeps_its_best_moment_stops_and_goes_on(model: Any, clock: None, tmp_path, monkeypatch):
     """The look is replaced by a curve that rises and falls: the best of it is kept, and patience ends the run."""
     data = examples.Data(examples.collect(model, few(6, 2, 1), label, tmp_path / "data", 5), model.denoiser.schedule)
     monkeypatch.setattr(training, "EVERY", 3)
@@ -254,7 +265,7 @@ def test_training_keeps_its_best_moment_stops_and_goes_on(model: Any, tmp_path, 
 
 
 @pytest.mark.slow
-def test_the_whole_of_it_runs(model: Any, tmp_path, monkeypatch):
+def test_the_whole_of_it_runs(model: Any, clock: None, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "RUNS", 2)
     monkeypatch.setattr(training, "EVERY", 10)
     monkeypatch.setattr(training, "PATIENCE", 2)
