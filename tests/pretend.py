@@ -49,6 +49,9 @@ class Far(Tensor):
     def tolist(self) -> Any:
         return self.here.tolist()
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.here.detach().__reduce_ex__(protocol)  # files know no side
+
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return compute(func, args, kwargs or {})
@@ -78,7 +81,8 @@ def compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     far = any(isinstance(value, Far) for value in flat)
     there = _asked(kwargs) if kwargs.get("device") is not None else far
     there = isinstance(args[0], Far) if name == "aten.copy_" else there
-    if there and kwargs.get("generator") is not None:
+    generator = kwargs.get("generator")
+    if there and generator is not None and generator.initial_seed() not in _SEEDS:
         raise RuntimeError(f"{name}: Expected a '{NAME}' device type for generator but found 'cpu'")
     if name == "aten._fused_sdp_choice":
         return 0  # plain arithmetic: the fused kernels are each device's own
@@ -120,6 +124,7 @@ def _returned(out: Any, args: Any, there: bool) -> Any:
 
 
 _KEPT: list[Any] = []
+_SEEDS: set[int] = set()
 
 
 def _register() -> None:
@@ -138,6 +143,25 @@ def _register() -> None:
     _KEPT.append(rules)
 
 
+class _Generator(torch.Generator):
+    """A generator that knows its side, told apart by its seed later on; all of them compute on the host."""
+
+    there: bool
+
+    def __new__(cls, device: Any = "cpu") -> _Generator:
+        made = super().__new__(cls, "cpu")
+        made.there = torch.device(device).type == NAME
+        return made
+
+    def __init__(self, device: Any = "cpu") -> None:
+        pass
+
+    def manual_seed(self, seed: int) -> torch.Generator:
+        if self.there:
+            _SEEDS.add(seed)
+        return super().manual_seed(seed)
+
+
 def _no_grad(mode: bool = True) -> Any:
     """Inference mode and wrapper subclasses do not go together; what it forbids is not what is looked for."""
     return torch.no_grad() if mode else nullcontext()
@@ -150,7 +174,11 @@ def pretended() -> Iterator[str]:
     lifted = torch._C._only_lift_cpu_tensors()
     torch._C._set_only_lift_cpu_tensors(True)  # `torch.tensor(..., device=)` is made on the host and then copied
     try:
-        with _Made(), mock.patch.object(torch, "inference_mode", _no_grad):
+        with (
+            _Made(),
+            mock.patch.object(torch, "inference_mode", _no_grad),
+            mock.patch.object(torch, "Generator", _Generator),
+        ):
             yield NAME
     finally:
         torch._C._set_only_lift_cpu_tensors(lifted)

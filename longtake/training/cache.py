@@ -34,15 +34,15 @@ def token_mask(mask: Tensor) -> Tensor:
 def encode_clips(vae: nn.Module, seeds: range, num_frames: int, generator: torch.Generator) -> dict[str, Tensor]:
     scenes = [scene(seed, "train") for seed in seeds]
     starts = torch.randint(0, LONGEST, (len(scenes),), generator=generator).tolist()
-    clip = render(scenes, num_frames, start=starts)
     device = next(vae.parameters()).device
+    clip = render(scenes, num_frames, start=starts, device=str(device))
     with torch.autocast(device.type, torch.bfloat16):
-        mean, _, _ = fold.encode(vae, clip.pixels.to(device).float() / 127.5 - 1)
+        mean, _, _ = fold.encode(vae, clip.pixels.float() / 127.5 - 1)
     ids, mask = text.tokenize(text.new_tokenizer(), [caption(s) for s in scenes])
-    labels = torch.stack([clip.labels[name] for name in LABELS], dim=1)
+    labels = torch.stack([clip.labels[name] for name in LABELS], dim=1).cpu()
     return {
         "latents": mean.half().cpu(),
-        "mask": token_mask(clip.mask).half(),
+        "mask": token_mask(clip.mask).half().cpu(),
         "ids": ids,
         "text": mask,
         "labels": labels,
@@ -55,6 +55,8 @@ def build(vae: nn.Module, path: Path, num: int, num_frames: int, minutes: float 
         return load_file(path)
     generator = torch.Generator().manual_seed(num_frames)
     parts, end, batch = [], time.monotonic() + 60 * minutes, 32 if num_frames == 1 else 8
+    if next(vae.parameters()).device.type != "cpu":
+        batch *= 8
     for first in range(0, num, batch):
         base = first + 50_000_000 * (1 + (num_frames > 1))
         parts.append(encode_clips(vae, range(base, base + batch), num_frames, generator))

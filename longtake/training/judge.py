@@ -59,14 +59,17 @@ class Pupil(nn.Module):
 class Lessons:
     """The stores of one set: rendered groups and clips, and the same through the autoencoder."""
 
-    def __init__(self, which: str, vae: nn.Module | None, past: int = 0, small: bool = False) -> None:
-        """`past`: steps already made; the scenes after them are new ones."""
+    def __init__(self, which: str, vae: nn.Module | None, past: int = 0, small: bool = False,
+                 device: str = "cpu") -> None:  # fmt: skip
+        """`past`: steps already made; the scenes after them are new ones. They are drawn on `device`."""
         size = 1 / 16 if small else 1
         base = BASE[which] + 64 * past
-        self.seen = data.Fresh(lambda i, n: data.fours(i, n), base, int(1536 * size), 8192)
-        self.seen_coded = data.Fresh(lambda i, n: data.fours(i, n, vae), base + 10**8, int(512 * size), 4096)
-        self.clips = data.Fresh(lambda i, n: data.clips(i, n), base + 2 * 10**8, int(768 * size), 4096)
-        self.clips_coded = data.Fresh(lambda i, n: data.clips(i, n, vae), base + 3 * 10**8, int(192 * size), 2048)
+        self.seen = data.Fresh(lambda i, n: data.fours(i, n, None, device), base, int(1536 * size), 8192)
+        self.seen_coded = data.Fresh(lambda i, n: data.fours(i, n, vae, device), base + 10**8, int(512 * size), 4096)
+        self.clips = data.Fresh(lambda i, n: data.clips(i, n, None, device), base + 2 * 10**8, int(768 * size), 4096)
+        self.clips_coded = data.Fresh(
+            lambda i, n: data.clips(i, n, vae, device), base + 3 * 10**8, int(192 * size), 2048
+        )
         self.begin, self.spent, self.turn = time.monotonic(), 0.0, 0
 
     def renew(self) -> None:
@@ -208,8 +211,8 @@ def start(which: str, out: Path, device: str = "cpu") -> Run:
 def train_judge(minutes: float, which: str = "measure", device: str = "cpu", out: Path = CACHE,
                 folder: Path = WEIGHTS) -> None:  # fmt: skip
     """Train a set until `minutes` of wall time are spent on it in all, first drawing included; write it."""
-    begin, run, vae = time.monotonic(), start(which, out, device), newest_vae(out)
-    lessons, truth = Lessons(which, vae, run.step), held_out(vae)
+    begin, run, vae = time.monotonic(), start(which, out, device), newest_vae(out).to(device)
+    lessons, truth = Lessons(which, vae, run.step, device=device), held_out(vae)
     run.seconds += time.monotonic() - begin
     average = Judge(TRUNKS[which])
 

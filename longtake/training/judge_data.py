@@ -99,11 +99,18 @@ def cells(mask: Tensor) -> Tensor:
     return F.avg_pool2d(mask[:, None].float(), mask.shape[-1] // CELLS)[:, 0].round().byte()
 
 
-def fours(first: int, count: int, vae: nn.Module | None = None) -> tuple[Fours]:
+def _drawn(scenes: list[Scene], num_frames: int, starts: list[int], device: str) -> Clip:
+    """Rendered on `device`, then kept on the host."""
+    clip = render(scenes, num_frames, start=starts, device=device)
+    labels = {key: value.cpu() for key, value in clip.labels.items()}
+    return Clip(clip.pixels.cpu(), clip.mask.cpu(), clip.position.cpu(), clip.extent.cpu(), labels)
+
+
+def fours(first: int, count: int, vae: nn.Module | None = None, device: str = "cpu") -> tuple[Fours]:
     """Groups number `first` on; through `vae`, if there is one, as stills."""
     scenes = [one for seed in range(first, first + count) for one in four(seed)]
     dice = random.Random(first)
-    clip = render(scenes, 1, start=[dice.randrange(LONGEST) for _ in scenes])
+    clip = _drawn(scenes, 1, [dice.randrange(LONGEST) for _ in scenes], device)
     pixels = clip.pixels[:, 0] if vae is None else recoded(vae, clip.pixels)[:, 0]
     labels = torch.stack([clip.labels[key] for key in LABELS], dim=1)
     groups = Fours(
@@ -116,12 +123,12 @@ def fours(first: int, count: int, vae: nn.Module | None = None) -> tuple[Fours]:
     return (groups,)
 
 
-def clips(first: int, count: int, vae: nn.Module | None = None) -> tuple[Moves, Fours]:
+def clips(first: int, count: int, vae: nn.Module | None = None, device: str = "cpu") -> tuple[Moves, Fours]:
     """Clips of 45 frames number `first` on: their motion, and four pictures of each (one subject, one place)."""
     scenes = [scene(seed) for seed in range(first, first + count)]
     dice = random.Random(first)
     starts = [dice.randrange(LONGEST) for _ in scenes]
-    clip = render(scenes, SPAN, start=starts)
+    clip = _drawn(scenes, SPAN, starts, device)
     pixels = clip.pixels if vae is None else recoded(vae, clip.pixels)
     pairs = ((pairs_of(pixels) + 1) * 127.5).round().byte()
     moves = Moves(pairs, clip.labels["motion"], _course(scenes, starts, clip, pairs.shape[1]))
@@ -149,12 +156,12 @@ def _course(scenes: list[Scene], starts: list[int], clip: Clip, pairs: int) -> T
 
 @torch.no_grad()
 def recoded(vae: nn.Module, pixels: Tensor, batch: int = 8) -> Tensor:
-    """Clips uint8 [B,F,3,64,64] through the autoencoder."""
-    out = []
+    """Clips uint8 [B,F,3,64,64] through the autoencoder, on its device and back."""
+    out, device = [], next(vae.parameters()).device
     for part in pixels.split(batch * (45 // pixels.shape[1])):
-        with torch.autocast("cpu", torch.bfloat16):
-            shown, _ = fold.decode(vae, fold.encode(vae, part.float() / 127.5 - 1)[0])
-        out.append(((shown.float().clamp(-1, 1) + 1) * 127.5).round().byte())
+        with torch.autocast(device.type, torch.bfloat16):
+            shown, _ = fold.decode(vae, fold.encode(vae, part.to(device).float() / 127.5 - 1)[0])
+        out.append(((shown.float().clamp(-1, 1) + 1) * 127.5).round().byte().cpu())
     return torch.cat(out)
 
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import Tensor, nn
 
-from longtake.training import cache, shapes, text
+from longtake.training import cache, draw, shapes, text
 from longtake.training.loop import CACHE, Budget, Ema, Run, train
 from longtake.training.optim import Optimizer
 from longtake.training.vae import load_ema
@@ -87,7 +87,7 @@ def draw_times(batch: int, num_latents: int, generator: torch.Generator) -> tupl
 
 def drop_captions(data: dict[str, Tensor], generator: torch.Generator, share: float = 0.1) -> tuple[Tensor, Tensor]:
     """A tenth of the captions become "", which is `</s>` alone."""
-    drop = torch.rand(len(data["ids"]), 1, generator=generator) < share
+    drop = (torch.rand(len(data["ids"]), 1, generator=generator) < share).to(data["ids"].device)
     empty = torch.zeros_like(data["ids"])
     empty[:, 0] = 1
     one = torch.zeros_like(data["text"])
@@ -105,7 +105,7 @@ def flow_loss(model: Pocket, data: dict[str, Tensor], generator: torch.Generator
     """Flow-matching loss and `aux` times the heads' losses; `data["latents"]` is normalised [B,L,z,h,w]."""
     x0 = data["latents"]
     times, noisy = (v.to(x0.device) for v in draw_times(*x0.shape[:2], generator))
-    eps = torch.randn(x0.shape, generator=generator).to(x0.device)
+    eps = draw.normal(x0.shape, generator, x0.device)
     t = times[:, :, None, None, None]
     ids, mask = drop_captions(data, generator)
     lengths = pad_lengths(len(x0), generator)
@@ -173,7 +173,10 @@ def load_data(stage: str, out: Path, num: int | None = None, device: str = "cpu"
 def train_pocket(minutes: float, stage: str = "stills", device: str = "cpu", out: Path = CACHE,
                  weights: Path | None = None, compiled: bool = True) -> None:  # fmt: skip
     """Train one stage for some minutes of wall time; `weights` continues from an exported pocket folder."""
-    stills, clips = load_data("stills", out, device=device), load_data(stage, out, device=device)
+    stills, clips = (
+        {key: value.to(device) for key, value in load_data(which, out, device=device).items()}
+        for which in ("stills", stage)
+    )
     run = start(stage, out, device, weights)
     if compiled:
         run.model.transformer.compile_repeated_blocks(dynamic=False)
@@ -182,7 +185,7 @@ def train_pocket(minutes: float, stage: str = "stills", device: str = "cpu", out
         still = torch.rand((), generator=run.generator) < STILLS[stage]
         num_latents, batch = STAGES["stills" if still else stage]
         part = cache.window(stills if still else clips, batch, num_latents, run.generator)
-        part["latents"] = part["latents"].float().to(device)
+        part["latents"] = part["latents"].float()
         aux = 0.5 - 0.2 * progress if stage == "stills" else 0.3 - 0.2 * progress
         with torch.autocast(device, torch.bfloat16):
             value, logs = flow_loss(run.model, part, run.generator, aux)

@@ -40,6 +40,7 @@ from longtake.errors import UsageError
 from longtake.models import folder as folders
 from longtake.models.load import NAMES, load
 from longtake.models.wan import forward_rows
+from longtake.training import draw
 from longtake.training.loop import CACHE, Budget, Ema, Run, train
 from longtake.training.optim import Optimizer
 from longtake.training.progressive_data import Material, material
@@ -136,7 +137,7 @@ def progressive_loss(
     latents, words = data.draw(batch, layout.offset, rows, EMPTY, generator)
     x0, words = latents.to(device), words.to(device)
     sigmas, times = (value.to(device) for value in along(schedule, layout.progress))
-    eps = torch.randn(x0.shape, generator=generator).to(device)
+    eps = draw.normal(x0.shape, generator, device)
     s = sigmas[:, :, None, None, None]
     with torch.autocast(device.type, torch.bfloat16):
         flow = forward_rows(transformer, (1 - s) * x0 + s * eps, times, words, merge=False)

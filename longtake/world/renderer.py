@@ -15,6 +15,7 @@ from longtake.world.layers import View, draw_band, draw_sky, paste, sprite
 from longtake.world.motion import paths
 
 CHUNK = 48  # pictures drawn together: what stays in a core's cache
+FAR_CHUNK = 2048  # the same on an accelerator, which wants few large kernels (about 2 GB at 64 x 64)
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,9 @@ def render(
     pixels = torch.empty(count * num_frames, 3, size, size, dtype=torch.uint8, device=device)
     mask = torch.empty(count * num_frames, size, size, dtype=torch.uint8, device=device)
     skies = draw_sky(stage.sky, stage.xs, stage.ys)
-    for at in range(0, len(pixels), CHUNK):
-        picks = torch.arange(at, min(at + CHUNK, len(pixels)), device=device)
+    chunk = CHUNK if device == "cpu" else FAR_CHUNK
+    for at in range(0, len(pixels), chunk):
+        picks = torch.arange(at, min(at + chunk, len(pixels)), device=device)
         pixels[picks], mask[picks] = _draw(stage, skies, picks, picks // num_frames)
     shape = (count, num_frames)
     return Clip(
