@@ -28,6 +28,8 @@ from longtake.apps import (
     takes_command,
     vote_command,
 )  # fmt: skip
+from longtake.apps.console import Format, Output, Quiet, Verbose
+from longtake.apps.helping import Group, new_app
 from longtake.apps.train import train
 from longtake.errors import UsageError
 
@@ -41,15 +43,8 @@ THREE = """longtake makes long, consistent video from short-clip video diffusion
 # typer brings its own click, or uses the installed one, by version: take the class from where typer has it
 ClickError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-app.add_typer(train, name="train")
-
-
-class Output(StrEnum):
-    """How results are printed."""
-
-    text = "text"
-    json = "json"
+app = new_app()
+app.add_typer(train, name="train", cls=Group)
 
 
 class Profile(StrEnum):
@@ -59,14 +54,24 @@ class Profile(StrEnum):
     full = "full"
 
 
-Format = Annotated[Output, typer.Option("--format", help="how to print the result")]
-Verbose = Annotated[bool, typer.Option("-v", help="say more")]
-Quiet = Annotated[bool, typer.Option("-q", help="say nothing but the result and errors")]
 NameArgument = Annotated[str | None, typer.Argument(help="one of them", show_default=False)]
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from longtake import __version__
+
+        print(f"longtake {__version__}")
+        raise typer.Exit
+
+
 @app.callback(invoke_without_command=True)
-def longtake(context: typer.Context) -> None:
+def longtake(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version and exit")
+    ] = False,
+) -> None:
     """Long, consistent video from short-clip video diffusion models."""
     if context.invoked_subcommand is None:
         print(THREE, end="")
@@ -81,9 +86,15 @@ def generate(
     preset: Annotated[str | None, typer.Option(help="a named set of settings, such as lab")] = None,
     frames: Annotated[int | None, typer.Option(help="length in frames")] = None,
     seconds: Annotated[str | None, typer.Option(help="length in seconds, inf for endless  [default: 10]")] = None,
-    steps: Annotated[int | None, typer.Option(help="denoising steps of every frame")] = None,
-    guidance: Annotated[float | None, typer.Option(help="strength of the prompt; 1 or less: none")] = None,
-    size: Annotated[str | None, typer.Option(metavar="WxH", help="width x height in pixels")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="denoising steps of every frame  [default: by model and method]")
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="strength of the prompt; 1 or less: none  [default: the model's]")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="WxH", help="width x height in pixels  [default: the model's]")
+    ] = None,
     fps: Annotated[str | None, typer.Option(help="frames a second  [default: the model's]")] = None,
     seed: Annotated[int | None, typer.Option(help="of all noise  [default: drawn]")] = None,
     image: Annotated[Path | None, typer.Option(help="a picture that the video begins with")] = None,
@@ -92,7 +103,9 @@ def generate(
         Path | None, typer.Option(metavar="CLIP", help="a clip to continue; only new frames are made")
     ] = None,
     audio: Annotated[Path | None, typer.Option(metavar="FILE", help="sound to go with it, from its start on")] = None,
-    prompt_file: Annotated[Path | None, typer.Option(metavar="FILE", help="prompts over time, see docs")] = None,
+    prompt_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="prompts over time: JSON by second, or lines such as 5s: ...")
+    ] = None,
     search: Annotated[str | None, typer.Option(help="see: longtake searches  [default: none]")] = None,
     reward: Annotated[str | None, typer.Option(help="see: longtake rewards; a sum such as text+0.5*motion")] = None,
     search_budget: Annotated[
@@ -104,7 +117,12 @@ def generate(
     negative_prompt: Annotated[str | None, typer.Option(help="what to steer away from")] = None,
     out: Annotated[Path | None, typer.Option(help="run directory, new  [default: runs/...]")] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="K=V", help="a parameter: fifo.partitions=2")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="K=V",
+            help="a parameter, such as fifo.partitions=2; see: longtake methods NAME, searches NAME",
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu")] = "auto",
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16  [default: by device]")] = None,
@@ -115,7 +133,8 @@ def generate(
         list[str] | None, typer.Option(metavar="PATH[:SCALE]", help="a LoRA for the model, a file or a hub id")
     ] = None,
     offload: Annotated[
-        str | None, typer.Option(help="none, model or group: parts or blocks wait in the host's memory")
+        str | None,
+        typer.Option(help="none, model or group: parts or blocks wait in the host's memory  [default: none]"),
     ] = None,
     compile_: Annotated[bool, typer.Option("--compile", help="compile the network's blocks, for long runs")] = False,
     attention: Annotated[
@@ -229,12 +248,19 @@ def run(command: Callable[[], Any]) -> int:
         return _say(2, str(error))
     except Exception as error:
         logging.getLogger("longtake").debug("%s", traceback.format_exc())
-        return _say(1, f"failed: {type(error).__name__}: {error} (add -v for where)")
+        return _say(1, f"failed: {type(error).__name__}: {error}{_where()}")
 
 
 def _command(error: Any) -> str:
     context = getattr(error, "ctx", None)
     return f"{context.info_name} " if context is not None and context.parent is not None else ""
+
+
+def _where() -> str:
+    # a command that has -v listens to the log; with -v it has just printed the traceback
+    log = logging.getLogger("longtake")
+    listens = any(not isinstance(handler, logging.NullHandler) for handler in log.handlers)
+    return " (add -v for where)" if listens and log.level > logging.DEBUG else ""
 
 
 def _say(code: int, message: str) -> int:
