@@ -25,7 +25,7 @@ from longtake.rollouts.plain import Plain
 from longtake.rollouts.progressive import Progressive
 from longtake.rollouts.windows import Windows
 from longtake.search.freeinit import FreeInit, low_pass_mix
-from longtake.search.reflect import Reflect
+from longtake.search.reflect import Reflect, fitted, looks
 from longtake.testing.laws import check_reward, resumed
 from tests.cases import SHAPE, WINDOW, equal, grid, oracle, run
 
@@ -193,6 +193,24 @@ def test_only_what_can_regrow_is_reflected_on():
         Reflect(Chunk(SHAPE, S16), JUDGE)
     inner = queues()["miga"]
     assert check(reflect(inner), oracle(inner)) == []
+
+
+def test_reflection_fits_its_segments_into_the_queue_or_says_that_it_never_looks():
+    """Two sides: what the plan says, and whether a run on the oracle ever looked."""
+    short = Progressive(SHAPE, grid(steps=33), Solver("unipc"), 11)  # as pocket's: 11 rows
+    for inner in (*queues().values(), short):
+        made = fitted(inner, JUDGE)
+        engine = Engine(oracle(inner), 4)
+        state = engine.drive(made.init(7, Timeline.of("a")))
+        while not state.looked and state.emitted < 20:
+            state, _ = engine.drive(made.step(state))
+        assert state.looked
+    assert (fitted(short, JUDGE).eval, fitted(short, JUDGE).ref) == (2, 4)
+    assert not looks(Reflect(short, JUDGE)) and looks(Reflect(short, JUDGE, eval=2, ref=4))
+    with pytest.raises(ValueError, match="would never look"):
+        fitted(short, JUDGE, eval=4, ref=8)
+    with pytest.raises(ValueError, match=r"miga\.handover=12 or less"):
+        Reflect(Miga(SHAPE, S16, Solver(), WINDOW, 2, 13), JUDGE)
 
 
 # -- FreeInit --------------------------------------------------------------------------------------------------

@@ -181,6 +181,9 @@ def make_miga(materials: Materials, values: Values) -> Miga:
     end = materials.length("miga with miga.stage2=batch") if values.get("stage2") == "batch" else None
     shape, schedule, solver, window = materials.basics
     named = {name: value for name, value in values.items() if name != "eta"}
+    # a short window has less room beside what it moves than the paper's four guides take
+    room = window - values.get("stride", max(window // 2, 1))
+    named.setdefault("anchors", max(min(Miga.anchors, room), 0))
     return Miga(shape, schedule, _noisy(solver, values, "miga"), window, **named, end=end)
 
 

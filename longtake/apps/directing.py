@@ -20,7 +20,7 @@ from longtake.apps.stories import reward_sets
 from longtake.apps.tables import method
 from longtake.errors import UsageError
 from longtake.output import checkpoint
-from longtake.output.directory import RunDir
+from longtake.output.directory import RunDir, typed
 from longtake.output.snapshots import Snapshots
 from longtake.output.takes import making, placed
 from longtake.output.turns import key_of
@@ -33,6 +33,7 @@ def run_extend(path: Path, frames: int, prompt: str | None, console: Console) ->
     console.listen()
     told = story(path)
     settings = longer(told, frames)
+    told.folder.refuse_if_busy()
     if prompt is not None:
         turn, words = prompted(told, prompt)
         settings = replace(settings, turns=[*settings.turns, {"latent": told.latents, "key": 0, **turn}])
@@ -50,6 +51,8 @@ def run_extend(path: Path, frames: int, prompt: str | None, console: Console) ->
         # in this order: a kill in between leaves the run as it was, to be finished anew from its last state
         told.folder.end.unlink(missing_ok=True)
         told.folder.amend(frames=settings.frames, turns=settings.turns)
+    if settings.last_image:
+        console.note(f"the video passes the picture it ended on, at {told.second(told.latents - 1):.1f} s, and goes on")
     for line in session.notes:
         console.note(line)
     play(session, told.folder, console)
@@ -64,7 +67,7 @@ def longer(told: Story, frames: int) -> Settings:
     if total > MAX_HOURS * 3600 * settings.rate:
         raise UsageError(f"{total} frames are more than {MAX_HOURS} hours; give less")
     row = method(settings.method)
-    onward = f"go on from its end with: longtake generate ... --video {told.folder.video} --method chunk"
+    onward = f"go on from its end with: longtake generate ... --video {typed(told.folder.video)} --method chunk"
     context = row.context(told.facts.window, settings.parameters) if settings.video else 0
     if not row.streams and (row.fixed or total > told.facts.clip_frames(context)):
         raise UsageError(f"{row.name} makes a video of a length that it has to know, and no longer one later; {onward}")
@@ -111,6 +114,7 @@ def run_reroll(path: Path, moment: str, change: Change, console: Console) -> Non
         change = replace(change, seed=secrets.randbelow(2**31))
         console.note(f"seed {change.seed}")
     settings = branched(told, latent, frame, change, console)
+    told.folder.refuse_if_busy()
     console.note(f"everything before {frame / float(told.settings.rate):.1f} s stays, frame for frame")
     if change.restarts:
         session, made = _restarted(told, settings, latent, change)
@@ -123,7 +127,9 @@ def run_reroll(path: Path, moment: str, change: Change, console: Console) -> Non
             made = placed(room, told.folder)
     if change.prompt is not None:
         console.note(seen(told, session.job.rollout, latent, session.job.num_latents))
-    console.note(f"take {made.path.name}; put it in the run's place with: longtake takes {path} --use {made.path.name}")
+    console.note(
+        f"take {made.path.name}; put it in the run's place with: longtake takes {typed(path)} --use {made.path.name}"
+    )
     play(session, made, console)
 
 

@@ -22,6 +22,7 @@ from longtake.core.plan import GhostCodec, mixes_levels
 from longtake.core.schedule import flow
 from longtake.core.solvers import Solver
 from longtake.errors import UsageError
+from longtake.rollouts.miga import Miga
 from longtake.search.branch import leaf
 
 EXACT_LATENTS = 1000  # longer plans are continued along a line
@@ -43,10 +44,27 @@ def plan(request: Request) -> tuple[Settings, Facts, list[str]]:
         raise UsageError(
             f"{facts.name} cannot begin with a picture; use a model that can (Wan 2.2 TI2V), or --video CLIP"
         )
+    unread(settings)
     settings, more = afforded(request, settings, facts)
     rollout = dry_rollout(settings, facts.can)  # parameters that do not fit show now
     more += how_frames_begin(settings, facts, rollout)
     return settings, facts, [*notes, *more, *_turning(settings, facts, rollout)]
+
+
+def unread(settings: Settings) -> None:
+    """UsageError for what a user gave and the method would never look at."""
+    row, batch = method(settings.method), settings.parameters.get("stage2") == "batch"
+    if settings.prompt_rule == "queue_switch" and len(settings.prompts) > 1 and (row.fixed or batch):
+        raise UsageError(
+            f"prompt_rule=queue_switch turns all latents in flight at once, and {row.name} has the whole video in "
+            f"flight: it would show the first prompt alone; leave it out, or use a method that streams"
+        )
+    handover = settings.parameters.get("handover", Miga.handover)
+    if row.name == "miga" and (settings.image or settings.video) and handover >= settings.steps - 1:
+        raise UsageError(
+            f"miga reads a picture or clip in stage 1, which miga.handover={handover} of {settings.steps} steps leaves "
+            f"no room for; use --set miga.handover={max(settings.steps - 2, 0)} or less"
+        )
 
 
 def afforded(request: Request, settings: Settings, facts: Facts) -> tuple[Settings, list[str]]:

@@ -20,7 +20,7 @@ from longtake.search.k_step import k_step
 from longtake.search.latsearch import LatSearch
 from longtake.search.local import local
 from longtake.search.proposals import NAMES, Mixture
-from longtake.search.reflect import Reflect
+from longtake.search.reflect import fitted
 
 Values = Mapping[str, Any]
 """Parameters of one search that were set, by their short names."""
@@ -67,9 +67,10 @@ def _beam(inner: Any, reward: Reward, values: Values, length: int | None) -> Any
 
 
 def _reflect(inner: Any, reward: Reward, values: Values, length: int | None) -> Any:
+    made = fitted(inner, reward, **values)
     if isinstance(reward, LatentCosine) and not reward.eval:  # it judges what the search judges
-        reward = replace(reward, eval=values.get("eval", Reflect.eval), ref=values.get("ref", Reflect.ref))
-    return Reflect(inner, reward, **values)
+        return replace(made, reward=replace(reward, eval=made.eval, ref=made.ref))
+    return made
 
 
 def _counts(name: str, most: int = 64) -> Callable[[Values, int], Sequence[dict[str, Any]]]:

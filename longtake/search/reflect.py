@@ -10,8 +10,9 @@ row that has `1 - judge` of its steps still ahead (the released code: about a fi
 Deviations: Alg. 6 as printed scores slices of the wrong queue, never steps the last rows and mixes f_guid with
 f_judg; here each copy's own segment is held against the same references, copies are grown to the levels that the rows
 had, rows in front stay frozen. As in the paper, the score is held against that of the tick before, which judged the
-rows in front of these. At most `max_corrections` times a run. It works while the queue fills, in stage 1, and on any
-queue.
+rows in front of these. At most `max_corrections` anomalies of a run are looked into. It works while the queue fills, in
+stage 1, and on any queue that is long enough to hold the rows that are compared (`looks`); rows that MIGA's stage 2 has
+begun are not judged, since its windows still read what they were.
 
 Cost: the inner rollout, and `tries` regrowths a trigger. One takes the sweeps that the rows behind the judged place
 took: the sum over i = 1..n of ceil(i z / s) windows for n groups of z rows and stride s. MIGA Eq. A4 counts one
@@ -27,7 +28,9 @@ from typing import Any
 
 from torch import Tensor
 
+from longtake.core.engine import Engine
 from longtake.core.noise import fold
+from longtake.core.plan import Ghost, emptied
 from longtake.core.rollout import Emission, Info, Mix, Reward, Timeline, View
 from longtake.core.step import Step, all_of
 from longtake.search import branch
@@ -90,6 +93,13 @@ class Reflect:
         if not hasattr(self.inner, "regrow"):
             name = type(self.inner).__name__.lower()
             raise ValueError(f"{name} cannot regrow a part of its queue; use reflect with fifo, progressive or miga")
+        steps, handover = branch.leaf(self.inner).schedule.num_steps, getattr(branch.leaf(self.inner), "handover", 0)
+        if handover >= steps * (1 - self.judge):
+            most = math.ceil(steps * (1 - self.judge)) - 1
+            raise ValueError(
+                f"reflect judges rows at levels from {most + 1} up, in stage 1, and miga.handover={handover} leaves "
+                f"those to stage 2; use --set miga.handover={most} or less"
+            )
 
     @property
     def num(self) -> int:
@@ -190,3 +200,34 @@ class Reflect:
         stop = max(self.inner.view(state).index, default=first) + 1
         origin = Origin(0, number, "regrown" if number else "own", first, stop)
         return Member(state, fold(0, tick, number), origin=origin)
+
+
+SIZES = ((4, 8), (3, 6), (2, 4), (1, 2))
+"""(eval, ref) that are tried where none are given: MIGA Fig. 3's, and what fits into shorter queues."""
+
+
+def looks(rollout: Reflect) -> bool:
+    """Whether the queue is ever long enough for the rows to compare: the inner rollout run without a network."""
+    ghost, engine = emptied(rollout.inner), Engine(Ghost(), batch=1 << 20)
+    state = engine.drive(ghost.init(0, Timeline.of("")))
+    while not state.finished and state.emitted < rollout.in_flight:
+        if rollout._judged_row(state) is not None:
+            return True
+        state, _ = engine.drive(ghost.step(state))
+    return False
+
+
+def fitted(inner: Any, reward: Reward, **values: Any) -> Reflect:
+    """Reflection with `eval` and `ref` that fit into the queue where neither is given. ValueError if none do."""
+    given = "eval" in values or "ref" in values
+    tried = [values] if given else [{**values, "eval": many, "ref": before} for many, before in SIZES]
+    for one in tried:
+        made = Reflect(inner, reward, **one)
+        if looks(made):
+            return made
+    name = type(inner).__name__.lower()
+    raise ValueError(
+        f"reflect would never look: at no tick does the queue of {name} hold the latents to judge "
+        f"(eval {made.eval} from {made.judge:g} of the steps on) and {made.ref} before them; "
+        f"give smaller reflect.eval and reflect.ref, or use miga or fifo"
+    )
