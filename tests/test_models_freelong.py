@@ -1,15 +1,18 @@
-"""FreeLong and FreePCA on VideoCrafter2's layers over time, and on diffusers' 3-D UNet, against short references."""
+"""FreeLong and FreePCA on layers over time of VideoCrafter2, UNet3D, AnimateDiff and SVD, against short references."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import UNet3DConditionModel
-from torch import Tensor
+from diffusers import MotionAdapter, UNet2DConditionModel, UNet3DConditionModel, UNetMotionModel
+from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
+from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
+from torch import Tensor, nn
 
 from longtake.errors import UsageError
 from longtake.models import freelong, freepca, svd_family
@@ -28,15 +31,25 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.fixture(scope="module")
-def network() -> TemporalTransformer:
-    """A network that is one transformer over time, two heads of 8."""
-    return seeded(1, lambda: TemporalTransformer(32, 2, 8))
+OVER_TIME: dict[str, Any] = {
+    "videocrafter2": lambda: TemporalTransformer(32, 2, 8),
+    "unet3d": lambda: TransformerTemporalModel(2, 8, 32, norm_num_groups=8),
+    "animatediff": lambda: AnimateDiffTransformer3D(
+        2, 8, 32, norm_num_groups=8, activation_fn="geglu", positional_embeddings="sinusoidal",
+        num_positional_embeddings=16,
+    ),
+}  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def layer(network) -> Attention:
-    return network.transformer_blocks[0].attn1
+@pytest.fixture(scope="module", params=list(OVER_TIME))
+def network(request) -> nn.Module:
+    """A network that is one transformer over time, two heads of 8: of each kind whose tokens are frames at a pixel."""
+    return seeded(1, OVER_TIME[request.param])
+
+
+@pytest.fixture(scope="module", params=["attn1", "attn2"])
+def layer(network, request) -> Attention:
+    return getattr(network.transformer_blocks[0], request.param)
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +208,32 @@ def test_diffusers_3d_unet_is_changed_too():
         torch.testing.assert_close(stock(x, 600, text).sample, plain, rtol=1e-4, atol=1e-4)
     with freelong.applied(stock, 1, (6, 4), WINDOW):
         assert float((stock(x, 600, text).sample - plain).std() / plain.std()) > 0.02
+    assert torch.equal(stock(x, 600, text).sample, plain)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["freelong", "freepca"])
+def test_animatediffs_motion_modules_are_changed_too(name):
+    """A 2-D network with a motion adapter: its layers through our own code, changed, and left as they were."""
+    flat = seeded(0, lambda: UNet2DConditionModel(
+        block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=16, attention_head_dim=8,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    ))  # fmt: skip
+    adapter = seeded(1, lambda: MotionAdapter(
+        block_out_channels=(32, 64), motion_layers_per_block=1, motion_num_attention_heads=2, motion_norm_num_groups=8,
+        motion_max_seq_length=16,
+    ))  # fmt: skip
+    stock = UNetMotionModel.from_unet2d(flat, adapter).eval()
+    louder(stock)
+    assert len(layers(stock)) == 2 * (2 + 1 + 4), "two a module: down, middle, up"
+    x, text = draw(1, 4, 9, 6, 4), draw(1, 5, 16, seed=1).repeat_interleave(9, 0)
+    plain = stock(x, 600, text).sample
+    with replaced(stock, attend):
+        torch.testing.assert_close(stock(x, 600, text).sample, plain, rtol=1e-4, atol=1e-4)
+    times = torch.full((1, 9), 600.0)
+    with {"freelong": lambda: freelong.applied(stock, 1, (6, 4), WINDOW),
+          "freepca": lambda: freepca.applied(stock, times, WINDOW)}[name]():  # fmt: skip
+        assert float((stock(x, 600, text).sample - plain).std() / plain.std()) > 0.005
     assert torch.equal(stock(x, 600, text).sample, plain)
 
 

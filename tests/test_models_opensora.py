@@ -13,7 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from longtake.apps.convert_command import run_convert
+from longtake.apps.planning import plan
 from longtake.apps.session import generate
+from longtake.apps.settings import Request
 from longtake.core.model import Blend, Codec, Denoiser
 from longtake.core.rows import advance, noise_row
 from longtake.core.solvers import Solver
@@ -258,9 +260,9 @@ def test_plain_is_the_release_sampler(model):
 
 
 def test_a_film_from_a_folder_has_every_frame_asked_for(folder, tmp_path):
-    result = generate(
-        PROMPT, tmp_path / "film", model=str(folder), method="chunk", frames=20, steps=2, set=["chunk.overlap=5"]
-    )
+    options = {"model": str(folder), "method": "chunk", "frames": 20, "steps": 2}
+    assert plan(Request(PROMPT, **options))[0].parameters == {"overlap": 5}, "as the release goes on from a group"
+    result = generate(PROMPT, tmp_path / "film", **options)
     assert result.frames == len(list(read_frames(result.video))) == 20
     assert result.latent_frames == 10, "two groups"
 

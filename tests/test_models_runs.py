@@ -1,6 +1,6 @@
 """Runs of the families with one latent a frame: stopped half-way and gone on with, they are what they would have been.
 
-Here too these families beside the methods: each makes a film of the asked length.
+Which methods run on them is in test_models_matrix.
 """
 
 from __future__ import annotations
@@ -14,11 +14,9 @@ from PIL import Image
 
 from longtake.apps.session import begin, build, generate, reopen, running, start
 from longtake.apps.settings import Request
-from longtake.apps.tables import METHODS
 from longtake.errors import UsageError
 from longtake.models.tiny_own import save_tiny_latte_ucf, save_tiny_videocrafter, tiny_latte, tiny_svd
 from longtake.output.directory import RunDir
-from longtake.output.video import read_frames
 
 FAMILIES = ("videocrafter2", "latte", "latte-ucf", "svd")
 FRAMES = {"plain": 4}
@@ -41,8 +39,6 @@ def folders(tmp_path_factory) -> dict[str, dict[str, Any]]:
     }
 
 
-MATRIX = [("videocrafter2", method) for method in METHODS]
-MATRIX += [("latte", "chunk"), ("latte-ucf", "chunk"), ("svd", "fifo")]  # the rest: in each family's own tests
 STEPS = {"fifo": 8, "miga": 8, "progressive": 6}
 SETS = {"miga": ["miga.anchors=1", "miga.stride=2"]}
 
@@ -71,14 +67,6 @@ def test_stopped_and_gone_on_with_is_uninterrupted(folders, family, method, tmp_
             pass
     assert folder.finished is not None and folder.finished["frames"] == whole.frames == 7
     assert folder.video.read_bytes() == Path(whole.video).read_bytes()
-
-
-@pytest.mark.parametrize("family,method", MATRIX)
-def test_the_matrix(folders, family, method, tmp_path):
-    options = options_of(folders, family, method)
-    made = generate(out=tmp_path / "run", **options)
-    assert made.frames == options["frames"] == len(list(read_frames(made.video)))
-    assert method != "plain" or made.nfe == 2 * options["steps"]
 
 
 @pytest.mark.parametrize("option", ["freelong=9", "freepca=9"])

@@ -8,6 +8,8 @@ Times are warped with size and length of the clip, so that more latents see more
 r = sqrt(H W / 512^2) sqrt(n), n the latents of the clip (1 for a picture). The warp is of the model's own window, also
 for methods whose windows are shorter.
 
+The release goes on from the last group of a clip, 5 latents: so does `chunk` here, unless told otherwise.
+
 Deviations: `fps` of the model is what the network is told and what the film has. A picture that opens a video is a
 clean first row; the release's edit ratios between 0 and 1 are not offered.
 """
@@ -98,6 +100,7 @@ def facts(source: Source, options: LoadOptions) -> ModelFacts:
         steps=int(usual["steps"]),
         size=shared.fit_size(options.size or usual["size"], FACTOR),
         guided=float(pick(options.guidance, usual["guidance"])) > 1,
+        chunk_overlap=MICRO_LATENTS if _mixed(options, usual)[1] > MICRO_LATENTS else 0,
         image_first=True,
         latent_group=MICRO_LATENTS,
     )

@@ -63,7 +63,7 @@ class GroupCodec:
             near = max(1, len(frames) // MICRO_FRAMES) * MICRO_FRAMES
             raise UsageError(
                 f"this model reads clips in groups of {MICRO_FRAMES} frames (5 latents), got {len(frames)} frames; "
-                f"give {near}: with --method chunk, --set chunk.overlap=5"
+                f"give {near}: --method chunk reads that many by itself"
             )
         with self.place.working(self.vae):
             return self.vae.encode(from_bytes(frames, self.factor, self.vae)).float()

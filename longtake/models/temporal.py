@@ -2,6 +2,9 @@
 
 FreeLong and FreePCA change what such a layer returns. They do it here: `replaced` swaps the layers' forward for the
 length of a `with` block and puts it back however the block ends, so a live network stays as it is.
+
+AnimateDiff's motion modules give tokens their place in the whole window before a layer reads them, so there local
+reading sees places that training had not, and a window is no longer than `motion_max_seq_length`.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from typing import Any
 
 import torch
 from diffusers.models.transformers.transformer_temporal import TransformerSpatioTemporalModel, TransformerTemporalModel
+from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
@@ -24,7 +28,7 @@ Read = Callable[[nn.Module, Float[Tensor, "N F C"]], Float[Tensor, "N F C"]]
 
 
 def layers(network: nn.Module) -> list[nn.Module]:
-    """Every attention over time: of VideoCrafter2's network, and of diffusers' UNet3D and SVD networks.
+    """Every attention over time: of VideoCrafter2's network, and of diffusers' UNet3D, SVD and AnimateDiff networks.
 
     UsageError for a network that has none, such as one whose tokens of all frames and pixels read each other.
     """
@@ -35,6 +39,9 @@ def layers(network: nn.Module) -> list[nn.Module]:
             found += [part for block in module.transformer_blocks for part in (block.attn1, block.attn2)]
         elif isinstance(module, TransformerSpatioTemporalModel):  # its second attention reads the picture
             found += [block.attn1 for block in module.temporal_transformer_blocks]
+        elif isinstance(module, AnimateDiffTransformer3D):  # its second attention may read a text
+            both = [part for block in module.transformer_blocks for part in (block.attn1, block.attn2)]
+            found += [part for part in both if part is not None and not part.is_cross_attention]
     if not found:
         raise UsageError(
             f"{type(network).__name__} has no attention over time of its own (its attention is 3-D), which freelong "

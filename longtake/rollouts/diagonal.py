@@ -142,6 +142,8 @@ class Diagonal:
         # a group is released together, also where its first rows were given and are done before the others
         if self.end is not None and stop >= self.end:
             return stop
+        if self.period is None:  # one clip, shorter by the context in front
+            return stop if stop >= state.queue.stop else state.head
         return max(stop - (stop - state.lead) % self.group, state.head)
 
     def _admit(self, state: LineState) -> LineState:
