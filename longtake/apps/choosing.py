@@ -17,7 +17,7 @@ from longtake.apps.settings import Settings
 from longtake.apps.stories import turns_of
 from longtake.core.noise import fold
 from longtake.errors import UsageError
-from longtake.output.directory import RunDir, read_json
+from longtake.output.directory import RunDir, read_json, typed
 from longtake.output.takes import copied, making, placed, take, takes_of, use
 from longtake.output.turns import key_of
 
@@ -66,11 +66,13 @@ def listed(folder: RunDir, console: Console) -> None:
     for row in rows:
         seed = "the run's own noise" if row.seed is None else f"seed {row.seed}"
         score = "" if row.score is None else f", score {row.score:.4g}"
-        state = "" if row.finished else f", not finished: longtake resume {row.run}"
+        state = "" if row.finished else f", not finished: longtake resume {typed(row.run)}"
         print(f"{row.take:>3}  from {row.start:.1f} s, {row.frames} frames, {seed}, {row.method}{score}{state}")
         print(f"     {row.prompt}  {row.video}", flush=True)
     if not rows:
-        console.note(f"{folder.path} has no takes; make some with: longtake takes {folder.path} --num 3 --seconds 4")
+        console.note(
+            f"{folder.path} has no takes; make some with: longtake takes {typed(folder.path)} --num 3 --seconds 4"
+        )
 
 
 def told(folder: RunDir, number: int) -> Take:
@@ -105,6 +107,7 @@ def _make(run: Story, num: int, seconds: float, console: Console) -> None:
     base = longer(run, round(seconds * float(run.settings.rate)))
     if run.settings.frames is None or not run.finished:
         base = replace(base, frames=run.frames + round(seconds * float(run.settings.rate)))
+    run.folder.refuse_if_busy()
     session = sessions.build(base)
     latents = session.job.num_latents or 0
     if latents <= run.latents:
@@ -142,7 +145,8 @@ def _use(folder: RunDir, chosen: str, console: Console) -> None:
     if chosen == "best":
         scored = [row for row in rows if row.score is not None]
         if not scored:
-            raise UsageError(f"no take of {folder.path} has a score; look at them and give a number: --use 1")
+            such = f", such as --use {rows[0].take}" if rows else "; it has none yet: --num makes some"
+            raise UsageError(f"no take of {folder.path} has a score; look at them and give a number{such}")
         number = max(scored, key=lambda row: row.score or 0.0).take
     elif chosen.isdecimal():
         number = int(chosen)

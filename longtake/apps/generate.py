@@ -20,7 +20,7 @@ from longtake.apps.session import Session
 from longtake.apps.settings import Request, Settings
 from longtake.apps.tables import Facts
 from longtake.errors import UsageError
-from longtake.output.directory import RunDir, plan_directory
+from longtake.output.directory import RunDir, plan_directory, typed
 from longtake.output.disk import DiskFullError
 
 MIN_MEASURED = 1.0  # seconds of work before a speed is worth keeping
@@ -109,6 +109,7 @@ def run_resume(path: Path, console: Console) -> None:
         console.note(f"{path} is finished")
         console.result(value := sessions.result(settings, folder), value.video)
         return
+    folder.refuse_if_busy()
     try:
         session = sessions.build(settings, fresh=not sessions.begun(folder))
     except UsageError as error:
@@ -139,9 +140,9 @@ def perform(session: Session, folder: RunDir, console: Console) -> sessions.Resu
     except (KeyboardInterrupt, DiskFullError) as stop:
         value = sessions.result(settings, folder, runner)
         if isinstance(stop, DiskFullError):
-            console.warn(f"{stop}; then go on with: longtake resume {folder.path}")
+            console.warn(f"{stop}; then go on with: longtake resume {typed(folder.path)}")
         else:
-            console.note(f"interrupted after {value.frames} frames; go on with: longtake resume {folder.path}")
+            console.note(f"interrupted after {value.frames} frames; go on with: longtake resume {typed(folder.path)}")
         console.result(value, value.video)
         if isinstance(stop, DiskFullError):
             raise typer.Exit(1) from stop

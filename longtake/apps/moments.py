@@ -18,7 +18,7 @@ from longtake.core.plan import Ghost, emptied
 from longtake.core.rollout import Timeline
 from longtake.errors import UsageError
 from longtake.output import checkpoint
-from longtake.output.directory import RunDir
+from longtake.output.directory import RunDir, typed
 from longtake.output.job import Job, Position
 from longtake.output.resuming import trusted
 from longtake.output.run import Runner
@@ -60,7 +60,7 @@ def story(path: Path) -> Story:
     facts = look_up(request)
     end, lines = folder.finished, read_trace(folder.trace)
     if not lines:
-        raise UsageError(f"{path} has no frame yet; begin with: longtake resume {path}")
+        raise UsageError(f"{path} has no frame yet; begin with: longtake resume {typed(path)}")
     latents, frames = lines[-1]["latents"][1], lines[-1]["frames"][1]
     if end is not None:
         latents, frames = min(end["latents"], latents), min(end["frames"], frames)

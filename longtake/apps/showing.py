@@ -14,7 +14,7 @@ from longtake.apps.generate import Console
 from longtake.apps.progress import clock
 from longtake.apps.settings import Settings
 from longtake.errors import UsageError
-from longtake.output.directory import RunDir
+from longtake.output.directory import RunDir, typed
 from longtake.output.takes import takes_of
 from longtake.output.trace import read_trace
 
@@ -97,7 +97,7 @@ def stretch(lines: list[dict[str, Any]], rate: float) -> dict[str, Any]:
 
 def text_of(value: dict[str, Any]) -> Iterator[str]:
     """The summary as lines of text."""
-    state = "finished" if value["finished"] else f"not finished: longtake resume {value['run']}"
+    state = "finished" if value["finished"] else f"not finished: longtake resume {typed(value['run'])}"
     width, height = value["size"]
     yield f"{value['run']}  {state}"
     yield f"  {value['frames']} frames, {value['seconds_of_video']:.1f} s, {width}x{height} at {value['fps']:g} fps"

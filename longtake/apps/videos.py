@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from longtake.errors import UsageError
-from longtake.output.directory import RunDir, read_json
+from longtake.output.directory import RunDir, read_json, typed
 from longtake.output.trace import read_trace
 from longtake.output.video import probe
 
@@ -174,7 +174,7 @@ def _sources_of(given: Path) -> list[Source]:
         return [_source(given)]
     if RunDir(given).manifest.is_file():
         if not RunDir(given).video.is_file():
-            raise UsageError(f"{given} is a run without a video yet; go on with it: longtake resume {given}")
+            raise UsageError(f"{given} is a run without a video yet; go on with it: longtake resume {typed(given)}")
         return [_source(RunDir(given).video, str(given))]
     inside = []
     for path in sorted(given.iterdir()):

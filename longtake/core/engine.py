@@ -96,7 +96,9 @@ class Engine:
         try:
             with torch.inference_mode():
                 x0 = self.denoiser(x, levels, [call.cond for call in calls])
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not _is_memory(error):
+                raise
             problem = error.with_traceback(None)  # its frames would hold the memory that the next try needs
         if problem is not None:
             del x, levels
@@ -125,3 +127,8 @@ class Engine:
             part, calls = calls[: self.batch], calls[self.batch :]
             done += self._forward(part)
         return done
+
+
+def _is_memory(error: RuntimeError) -> bool:
+    # an accelerator raises a kind of its own; a CPU tells only in words
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

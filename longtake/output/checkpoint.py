@@ -35,6 +35,10 @@ VERSION = 1
 """Format of the pair of files. Another number is refused."""
 
 
+os.umask(UMASK := os.umask(0))
+"""Permissions that new files of this process lack; it can only be asked for by setting it."""
+
+
 class CheckpointError(UsageError):
     """A checkpoint that cannot be read; the message is one line and says what to do."""
 
@@ -51,6 +55,7 @@ def save(value: Any, folder: Path, name: str = "state") -> None:
     with room(folder / f"{name}.safetensors", sum(tensor.nbytes for tensor in packer.tensors.values())):
         try:
             save_file(packer.tensors, fresh)
+            fresh.chmod(0o666 & ~UMASK)  # safetensors leaves a file that nobody else may read
             sync(fresh)
         except BaseException:
             fresh.unlink(missing_ok=True)

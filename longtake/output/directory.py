@@ -20,6 +20,7 @@ import importlib.metadata
 import json
 import platform
 import re
+import shlex
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -128,6 +129,11 @@ class RunDir:
             self.amend(batch=batch)
             self.remark(frame, [f"batch {before} -> {batch}: out of memory"])
 
+    def refuse_if_busy(self) -> None:
+        """UsageError if another process writes here: said before a model is loaded, not after."""
+        with self.locked():
+            pass
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run; UsageError if another process does. The lock goes with the process, also after kill -9."""
@@ -142,6 +148,11 @@ class RunDir:
             yield
         finally:
             lock.release()
+
+
+def typed(path: str | Path) -> str:
+    """A path as it is typed in a shell, quoted where it has spaces: for commands that are told to a user."""
+    return shlex.quote(str(path))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -169,10 +180,11 @@ def plan_directory(out: str | Path | None, prompt: str, seed: int, root: str | P
     if path.is_file():
         raise UsageError(f"--out {path} is a file; give a folder that is new or empty")
     if (path / "run.json").exists():
-        raise UsageError(f"--out {path} holds a run already; continue it with: longtake resume {path}")
+        raise UsageError(f"--out {path} holds a run already; continue it with: longtake resume {typed(path)}")
     if path.exists() and any(path.iterdir()):
         raise UsageError(
-            f"--out {path} is not empty; give a new folder (a run that is there continues with: longtake resume {path})"
+            f"--out {path} is not empty; give a new folder "
+            f"(a run that is there continues with: longtake resume {typed(path)})"
         )
     return path
 
