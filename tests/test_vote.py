@@ -6,12 +6,11 @@ import base64
 import json
 import math
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from py_mini_racer import MiniRacer
 
 from longtake.apps.sources import Source
 from longtake.apps.vote_command import QUESTIONS, paired, run_count, run_vote
@@ -75,13 +74,9 @@ def test_the_comparison_is_bound_to_its_videos_and_questions(sides: tuple[Path, 
     assert len({data["comparison"] for data in (one, asked, turned)}) == 3
 
 
-NODE = shutil.which("node")
-PAGE_DRIVER = """
-const fs = require("fs");
-const text = fs.readFileSync(process.argv[2], "utf8");
-const scripts = [...text.matchAll(/<script[^>]*>([\\s\\S]*?)<\\/script>/g)].map(match => match[1]);
+BROWSER = """
 const element = () => {
-  const self = {children: [], dataset: {}, textContent: "", value: "", append(...all) { self.children.push(...all); },
+  const self = {children: [], dataset: {}, value: "", append(...all) { self.children.push(...all); },
     setAttribute() {}, insertRow() { const row = element(); self.children.push(row); return row; },
     insertCell() { const cell = element(); self.children.push(cell); return cell; },
     querySelectorAll() { return buttons(self); }, load() {}, play() { return Promise.resolve(); }, pause() {}};
@@ -91,40 +86,81 @@ const element = () => {
 };
 const buttons = node => node.children.filter(child => child.children)
   .flatMap(child => (child.dataset.choice ? [child] : []).concat(buttons(child)));
-const found = {data: {textContent: scripts[0]}};
-global.document = {getElementById: id => found[id] ||= element(), createElement: element};
-global.localStorage = {getItem: () => null, setItem() {}};
-(0, eval)(scripts[1]);
+const stored = {}, draws = [];
+const found = {data: {textContent: given.data}};
+globalThis.document = {getElementById: id => found[id] ||= element(), createElement: element};
+globalThis.localStorage = {getItem: key => stored[key] || given.stored[key] || null,
+  setItem(key, value) { stored[key] = value; }};
+globalThis.crypto = {getRandomValues(out) { out[0] = given.draws[draws.length % given.draws.length]; draws.push(out[0]);
+  return out; }};
+(0, eval)(given.script);
+const at = () => ({prompt: found.prompt.textContent, left: found.left.src, right: found.right.src});
+const press = label => buttons(found.questions).filter(button => button.textContent === label)
+  .forEach(button => button.onclick());
 const asked = [];
-while (!found.main.hidden) {
-  if (found.next.disabled !== true) throw Error("next without an answer");
-  for (const button of buttons(found.questions)) if (button.dataset.choice === "first") button.onclick();
-  asked.push([found.prompt.textContent, found.left.src, found.right.src]);
+while (!found.main.hidden && asked.length < given.presses.length) {
+  const locked = found.next.disabled;
+  press(given.presses[asked.length]);
+  asked.push({...at(), locked, open: !found.next.disabled});
   found.next.onclick();
 }
-console.log(JSON.stringify({ballot: JSON.parse(found.text.value), asked}));
+if (given.back) {
+  found.again.onclick(); asked.push(at()); press("the same"); found.next.onclick(); found.back.onclick();
+  asked.push(at()); found.next.onclick(); while (!found.main.hidden) found.next.onclick();
+}
+JSON.stringify({ballot: found.main.hidden ? JSON.parse(found.text.value) : null, asked, stored});
 """
 
 
-@pytest.mark.skipif(NODE is None, reason="needs node to run the page's script")
-def test_a_person_who_always_prefers_the_first_arm_is_counted_so(sides: tuple[Path, Path], tmp_path: Path):
-    """The page's script, run with a stand-in for the browser's elements: videos on the sides that the votes name."""
+def browsed(path: Path, presses: list[str], draws: list[int], stored: Any = None, back: bool = False) -> dict[str, Any]:
+    """What the page's own script does for a person who presses these buttons, where chance draws these numbers."""
+    text = path.read_text()
+    data, script = re.findall(r"<script[^>]*>(.*?)</script>", text, re.DOTALL)
+    told = json.loads(data)
+    told["videos"] = [f"video {number}" for number in range(len(told["videos"]))]  # their own frames are alike
+    given = {"data": json.dumps(told), "script": script, "presses": presses, "draws": draws}
+    given |= {"stored": stored or {}, "back": back}
+    return json.loads(MiniRacer().eval(f"const given = {json.dumps(given)};" + BROWSER))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("draws", [[0], [1], [1, 0, 3], [7, 2, 5, 4]])
+@pytest.mark.parametrize("press", ["left", "right", "the same"])
+def test_what_is_pressed_is_the_vote(sides: tuple[Path, Path], tmp_path: Path, press: str, draws: list[int]):
+    """Videos stand on the sides that the votes name, and a press counts for the video of that side."""
     path = run_vote(*sides, out=tmp_path / "vote.html")
-    (tmp_path / "drive.js").write_text(PAGE_DRIVER)
-    command = [str(NODE), str(tmp_path / "drive.js"), str(path)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    said, data = json.loads(done.stdout), data_of(path.read_text())
+    said, data = browsed(path, [press] * 2, draws), data_of(path.read_text())
     by_prompt = {row["prompt"]: row for row in data["pairs"]}
     left = {vote["pair"]: vote["left"] for vote in said["ballot"]["votes"]}
-    assert len(said["asked"]) == 2
-    for prompt, left_source, right_source in said["asked"]:
-        row = by_prompt[prompt]
+    assert sorted(one["prompt"] for one in said["asked"]) == sorted(PROMPTS)
+    wanted = {"first": 0, "second": 0, "tie": 0}
+    for one in said["asked"]:
+        row = by_prompt[one["prompt"]]
         arms = ("first", "second") if left[row["id"]] == "first" else ("second", "first")
-        assert [left_source, right_source] == [data["videos"][row[arm]] for arm in arms]
+        assert [one["left"], one["right"]] == [f"video {row[arm]}" for arm in arms] and one["left"] != one["right"]
+        assert one["locked"] and one["open"], "the next pair waits for all answers"
+        wanted["tie" if press == "the same" else arms[press == "right"]] += 1
     (tmp_path / "votes.json").write_text(json.dumps(said["ballot"]))
     for found in count(read_ballots([tmp_path / "votes.json"])).values():
-        assert (found["wins"], found["ties"], found["losses"]) == (2, 0, 0) and found["won"]["value"] == 1
+        assert (found["wins"], found["ties"], found["losses"]) == (wanted["first"], wanted["tie"], wanted["second"])
+
+
+def test_order_and_sides_are_drawn_and_kept(sides: tuple[Path, Path], tmp_path: Path):
+    """Every order and every side comes up; a page that is opened again goes on where it was; answers may be changed."""
+    path = run_vote(*sides, out=tmp_path / "vote.html")
+    drawn = [browsed(path, ["left"] * 2, [a, *[0] * 8, b, c]) for a in (0, 1) for b in (0, 1) for c in (0, 1)]
+    shown = {tuple((one["prompt"], one["left"]) for one in said["asked"]) for said in drawn}
+    assert len(shown) == 8
+    begun = browsed(path, ["right"], [1, 0])
+    assert begun["ballot"] is None and len(begun["asked"]) == 1
+    said = browsed(path, ["left"], [0], begun["stored"], back=True)
+    (first, again, _), rater = (
+        (said["asked"][0], said["asked"][1], said["asked"][2]),
+        json.loads(next(iter(begun["stored"].values())))["rater"],
+    )
+    assert first["prompt"] != begun["asked"][0]["prompt"] and said["ballot"]["rater"] == rater
+    assert again["prompt"] == begun["asked"][0]["prompt"] and again["left"] == begun["asked"][0]["left"]
+    choices = [vote["choice"] for vote in said["ballot"]["votes"]]
+    assert choices[: len(QUESTIONS)] == ["tie"] * len(QUESTIONS) and "tie" not in choices[len(QUESTIONS) :]
 
 
 def test_the_script_asks_for_elements_that_are_there(sides: tuple[Path, Path], tmp_path: Path):
