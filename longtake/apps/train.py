@@ -20,11 +20,12 @@ CACHE = Path(".cache/longtake")
 
 
 class VaeStage(StrEnum):
-    """Pictures first, then clips; later the decoder alone, which keeps latents and transformer valid."""
+    """Pictures first, then clips; then the decoder alone, which keeps latents and transformer valid, or both again."""
 
     stills = "stills"
     clips = "clips"
     decoder = "decoder"
+    joint = "joint"
 
 
 class PocketStage(StrEnum):

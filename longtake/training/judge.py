@@ -190,7 +190,7 @@ def accuracies(judge: Judge, clips: list[tuple[str, Tensor, dict[str, Tensor]]])
 
 def newest_vae(out: Path) -> AutoencoderKLWan:
     """The autoencoder in training, else the one that ships."""
-    stages = ("decoder", "clips", "stills")
+    stages = ("joint", "decoder", "clips", "stills")
     if any((out / f"vae-{stage}/checkpoint.pt").exists() for stage in stages):
         return load_vae(out)
     return AutoencoderKLWan.from_pretrained(WEIGHTS.parent / "pocket" / "vae", torch_dtype=torch.float32).eval()

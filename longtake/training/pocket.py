@@ -155,7 +155,7 @@ def start(stage: str, out: Path, device: str, weights: Path | None = None) -> Ru
 def load_vae(out: Path) -> AutoencoderKLWan:
     """The averaged VAE of the latest stage that was trained."""
     vae = AutoencoderKLWan(**shapes.VAE).eval()
-    done = [out / f"vae-{stage}/checkpoint.pt" for stage in ("decoder", "clips", "stills")]
+    done = [out / f"vae-{stage}/checkpoint.pt" for stage in ("joint", "decoder", "clips", "stills")]
     load_ema(next(path for path in done if path.exists()), vae)
     return vae
 
