@@ -79,6 +79,15 @@ def every_search(solver: Solver = SOLVERS[0], one: bool = False) -> dict[str, An
         "latsearch": LatSearch(clip, Drift(), four, (12, 9, 5), correlation=0.5),
         "latsearch systematic": LatSearch(clip, Smooth(), four, (12, 9), "systematic", 0.5, 0.3, jitter=0.3),
         "latsearch prune": LatSearch(clip, Smooth(), four, None, "prune", 0.5),
+        "latsearch fifo": LatSearch(queue, Smooth(), three, (12, 9), correlation=0.9),
+        "latsearch systematic progressive": LatSearch(
+            base["progressive"], Drift(), three, (12, 8), "systematic", 0.9, 0.3, jitter=0.5
+        ),
+        "evolve progressive": evolve(
+            base["progressive"], Smooth(), (1,) if one else (3, 2), () if one else (16, 10), 0.6
+        ),
+        "local zero-order rolling": local(base["rolling"], Drift(), "zero-order", two, 2),
+        "best-of rolling": best_of(base["rolling"], Drift(), two),
         "evolve": evolve(clip, Drift(), (1,) if one else (4, 2, 2), () if one else (16, 12, 6)),
         "local random": local(clip, Smooth(), "random", two, 1),
         "local zero-order": local(clip, Drift(), "zero-order", three, 2),

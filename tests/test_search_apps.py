@@ -93,10 +93,12 @@ def test_what_cannot_work_is_told_in_one_line():
     ):
         with pytest.raises(UsageError, match=words):
             make_search(SEARCHES[name], clips, Blank(), values)
-    for name in SEARCHES:
-        if not SEARCHES[name].queues:
-            with pytest.raises(UsageError, match="rows share a level"):
-                make_search(SEARCHES[name], queue, Blank(), {"mode": "paths"} if name == "local" else {})
+    with pytest.raises(UsageError, match="freeinit makes whole clips again, and fifo never has one"):
+        make_search(SEARCHES["freeinit"], queue, Blank(), {})
+    with pytest.raises(UsageError, match=r"k-step\.preview_steps must be in 1\.\.16"):
+        make_search(SEARCHES["k-step"], queue, Blank(), {"preview_steps": 17})
+    with pytest.raises(UsageError, match=r"beam\.preview_steps must be in 1\.\.16"):
+        make_search(SEARCHES["beam"], queue, Blank(), {"preview_steps": 17})
     with pytest.raises(UsageError, match="cannot be previewed"):
         make_search(SEARCHES["beam"], Population(queue, Blank(), 2), Blank(), {"preview_steps": 3})
 

@@ -25,7 +25,7 @@ OPTIONS = ("noise", "frameinit")
 
 
 class _Begun:
-    """A rollout whose rows begin by the law `begin`."""
+    """A rollout whose rows begin by the law `begin`, also when it is looked at before."""
 
     begin: Any
 
@@ -39,22 +39,20 @@ class _Begun:
             return state
         return replace(state, queue=self.begin(state.queue, rows))
 
-
-class _Previewed(_Begun):
     def preview(self, state: Any, steps: int) -> Step[View]:
         """A look at the clip, its fresh rows begun first."""
         return super().preview(self._opened(state), steps)  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
-class Plain(_Previewed, plain.Plain):
+class Plain(_Begun, plain.Plain):
     """One clip."""
 
     begin: Any = None
 
 
 @dataclass(frozen=True)
-class Chunk(_Previewed, chunk.Chunk):
+class Chunk(_Begun, chunk.Chunk):
     """Clip after clip."""
 
     begin: Any = None

@@ -55,11 +55,12 @@ def _decides(search: Any, leaf: Any) -> None:
     if search.num == 1:
         return
     _copies(search, leaf)
-    if getattr(search, "clips", False) and mixes_levels(leaf, clean=False):
+    following, crossing = ticks_to_show(leaf)
+    if getattr(search, "clips", False) and (mixes_levels(leaf, clean=False) or following != crossing):
         name = type(leaf).__name__.lower()
         raise ValueError(
-            f"{_name(search)} compares clips whose rows share a level, and {name} never has one; "
-            f"use --method chunk, or --search beam on {name}"
+            f"{_name(search)} makes whole clips again, and {name} never has one; use --method chunk, or --search beam "
+            f"on {name}"
         )
     if getattr(search, "preview", 0) and not callable(getattr(search.inner, "preview", None)):
         name = type(search.inner).__name__.lower()
@@ -68,7 +69,6 @@ def _decides(search: Any, leaf: Any) -> None:
     if not needs or not needs <= {"past", "pixels"}:
         return
     # noise enters at the tail and shows in finished latents only when it has crossed the queue
-    following, crossing = ticks_to_show(leaf)
     ahead = _ticks_ahead(search, following, crossing)
     if ahead < crossing:
         remedy = f"look={crossing}" if hasattr(search, "look") else 'when="emission" on a method that finishes clips'
@@ -102,6 +102,8 @@ def _ticks_ahead(search: Any, following: int, crossing: int) -> int:
         return crossing
     when = getattr(search, "when", None)
     look = getattr(search, "look", following if when == "emission" else 1)
+    if when == "done":
+        return crossing
     if isinstance(when, int):
         look = following + when - 1  # a queue emits one a tick, clips more at once and later
     return following if look == "emission" else int(look)

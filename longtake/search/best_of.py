@@ -1,12 +1,13 @@
 """Best of N: every candidate is made with all steps, and the reward sees what it became. The brute force of searches.
 
 Scopes
-- chunk    a clip's candidates are finished, scored and all but the best thrown away (the k-step paper's brute force)
+- chunk    a clip's candidates are finished, scored and all but the best thrown away (the k-step paper's brute force);
+           on queues the stretch from one decision until what it decided has come out is the clip
 - video    whole videos of `length` latents, one of which is kept; a longer run searches the next `length` again
 - horizon  each decision looks `horizon` ticks ahead and keeps only the decision, for queues (receding horizon)
 
 Cost in window calls, S steps, w windows a tick
-- chunk    candidates * S a chunk, exactly
+- chunk    candidates * S a chunk, exactly; on queues at most candidates times the method's own
 - video    candidates times the method's own, less the windows that candidates share
 - horizon  at most (candidates * horizon + 1) * w a decision
 """
@@ -32,7 +33,7 @@ def best_of(
 ) -> Population | Lookahead:
     """Best of `candidates`. `horizon` in ticks, default: until the decided noise is finished; `length` in latents."""
     if scope == "chunk":
-        return Population(inner, reward, candidates)
+        return Population(inner, reward, candidates, when="done")
     if scope == "video":
         if length is None or length < 1:
             raise ValueError("best-of-n.scope=video compares finished videos, so it needs a length: give --seconds")

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from longtake.core.noise import fold
-from longtake.core.rollout import Candidate, Emission, Info, Reward, Rollout, Timeline, View
+from longtake.core.plan import mixes_levels, ticks_to_show
+from longtake.core.rollout import Candidate, Emission, Info, Mix, Reward, Rollout, Timeline, View
 from longtake.core.rows import Row
 from longtake.core.solvers import Memory
 from longtake.core.tree import substituted, walk
@@ -176,6 +177,34 @@ def fork_key(inner: Any, tick: int, number: int) -> int:
     """
     level = depth(inner)
     return fold(tick, "candidate", number, *((level,) if level else ())) if number else 0
+
+
+def level_of(inner: Rollout[Any], state: Any, index: int) -> int:
+    """The level of a row: the top while it has not been read, 0 when it has come out."""
+    if state.emitted > index:
+        return 0
+    view = inner.view(state)
+    top: int = leaf(inner).schedule.num_steps
+    return dict(zip(view.index, view.level, strict=True)).get(index, top)
+
+
+def whole(inner: Rollout[Any]) -> bool:
+    """Whether what is decided together comes out together, as clips do, and not bit by bit, as from queues."""
+    method = leaf(inner)
+    following, crossing = ticks_to_show(method)
+    return following == crossing and not mixes_levels(method, clean=False)
+
+
+def altered(inner: Rollout[Any], state: Any, key: int, mix: Mix | None, start: int) -> Any:
+    """The state with other noise to come, and `mix`, in the rows in flight from `start` on; those before it stay."""
+
+    def made(row: Row, fresh: Tensor) -> Tensor:
+        return mix(row, fresh) if mix is not None and row.index >= start else row.x
+
+    forked = inner.fork(state, key, made if mix is not None else None, "flight")
+    kept = {id(item.x): item for item in walk(state) if isinstance(item, Row) and item.index < start}
+    rows = [item for item in walk(forked) if isinstance(item, Row) and item.index < start and id(item.x) in kept]
+    return substituted(forked, {id(row): kept[id(row.x)] for row in rows}) if rows else forked
 
 
 def undecided(inner: Rollout[Any], state: Any) -> tuple[Tensor, ...]:

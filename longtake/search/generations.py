@@ -8,6 +8,10 @@ best of the pool is what the clip becomes.
 A tick is a tick of the generation under way, so a run can be stopped inside any of them; latents come out at the end of
 the last. Cost: the sum of sizes[g] * levels[g] window calls a clip, exactly. Rows held: those of the members running,
 and of each finished one a snapshot for every later level.
+
+On queues the stretch from one decision until what it decided has come out is the clip: levels are those of the first
+row that was decided, and children change what was decided since and nothing before. Cost there: at most as many ticks
+of the method as window calls of a clip, less the windows that members share.
 """
 
 from __future__ import annotations
@@ -30,15 +34,17 @@ from longtake.search.proposals import correlated
 
 @dataclass(frozen=True, eq=False)
 class Individual:
-    """A member of a generation, running or finished, with its states at the levels where others may start."""
+    """A member of a generation, running or finished, what has come out of it, and itself as it was at the levels
+    where others may start: the last moment at or above each.
+    """
 
     member: Member
-    snapshots: tuple[tuple[int, Any], ...] = ()
-    emission: Emission | None = None
+    out: tuple[Emission, ...] = ()
+    snapshots: tuple[tuple[int, Member, tuple[Emission, ...]], ...] = ()
 
-    def at(self, level: int) -> Any:
-        """The state at a level."""
-        return dict(self.snapshots)[level]
+    def at(self, level: int) -> tuple[Member, tuple[Emission, ...]]:
+        """The member at a level, and what had come out."""
+        return next((member, out) for mark, member, out in self.snapshots if mark == level)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,10 +86,8 @@ class Generations:
     mutation: float = 0.2
     spread: float = 1.0
     elite: int = 2
-    parents: Literal["tournament", "best"] = "tournament"
+    parents: Literal["tournament", "best", "all"] = "tournament"
     memory: int = 16
-    clips = True  # all rows of a clip share a level
-    exact = True
 
     def __post_init__(self) -> None:
         top = branch.leaf(self.inner).schedule.num_steps
@@ -104,6 +108,16 @@ class Generations:
         return max(self.sizes) if len(self.sizes) == 1 else max(2, *self.sizes)
 
     @property
+    def exact(self) -> bool:
+        """Whether the cost does not depend on scores; on queues it does by what members of one parent share."""
+        return branch.whole(self.inner)
+
+    @property
+    def worst(self) -> Generations:
+        """The same with as many different parents as there are: its cost bounds this one's."""
+        return self if branch.whole(self.inner) else replace(self, parents="all")
+
+    @property
     def starts(self) -> tuple[int, ...]:
         """The level at which each generation starts; default: evenly down to half of the steps."""
         if self.levels:
@@ -118,8 +132,8 @@ class Generations:
 
     @property
     def in_flight(self) -> int:
-        """Rows of one member."""
-        return self.inner.in_flight
+        """Rows of one member and, on queues, the latents that wait until the last generation is done."""
+        return 2 * self.inner.in_flight
 
     @property
     def reach(self) -> int:
@@ -129,10 +143,15 @@ class Generations:
     def init(self, seed: int, timeline: Timeline, context: Sequence[Tensor] = ()) -> Step[GenerationState]:
         """Before the first clip."""
         state = yield from self.inner.init(seed, timeline, context)
-        return GenerationState(branch.first(self.reward, state, context, self.memory), timeline)
+        return GenerationState(branch.first(self.reward, state, context, self._keep), timeline)
 
     def step(self, state: GenerationState) -> Step[tuple[GenerationState, Emission]]:
         """One tick of the generation under way; at its end score it and breed the next, or release the best."""
+        if not state.running and not self.inner.fresh(state.base.state):  # nothing to decide: between groups of a queue
+            inner, emission = yield from self.inner.step(state.base.state)
+            base = branch.moved(state.base, inner, emission, self._keep)
+            told, book = branch.joined(state.emitted, [emission] if emission.latents else [], state.book)
+            return replace(state, base=base, tick=state.tick + 1, book=book), told
         if not state.running:
             base, cost = branch.settled(self.reward, state.base)
             running = self._first(base, state.tick)
@@ -140,15 +159,15 @@ class Generations:
         moves = yield from all_of([(self.inner.step, (one.member.state,)) for one in state.running])
         running = tuple(self._moved(one, *move) for one, move in zip(state.running, moves, strict=True))
         state = replace(state, running=running, tick=state.tick + 1)
-        if running[0].emission is None:
+        ripe = [one.member.state.emitted >= one.member.origin.stop or one.member.state.finished for one in running]
+        if not all(ripe):
             return state, Emission(state.emitted)
         state = self._scored(state)
         if state.generation + 1 < len(self.sizes):
             state = replace(state, generation=state.generation + 1)
             return replace(state, running=self._children(state)), Emission(state.emitted)
         best = state.pool[0]
-        assert best.emission is not None
-        emission, book = branch.joined(state.emitted, [best.emission], state.book)
+        emission, book = branch.joined(state.emitted, best.out, state.book)
         return GenerationState(best.member, state.timeline, tick=state.tick, book=book), emission
 
     def fresh(self, state: GenerationState) -> range:
@@ -179,17 +198,25 @@ class Generations:
             proposal = "own" if number == 0 else "gaussian" if self.spread == 1 else "correlated"
             origin = Origin(base.name, number, proposal, rows.start, rows.stop)
             member = replace(base, state=state, name=fold(base.name, tick, number), origin=origin)
-            made.append(Individual(member, self._kept((), self.starts[0], state)))
+            made.append(self._noted(Individual(member)))
         return tuple(made)
 
-    def _moved(self, one: Individual, state: Any, emission: Emission) -> Individual:
-        member = branch.moved(one.member, state, emission, self.memory)
-        level = self.starts[0] - member.age
-        done = emission if emission.latents else None
-        return Individual(member, self._kept(one.snapshots, level, state), done)
+    @property
+    def _keep(self) -> int:
+        return max(self.memory, self.inner.in_flight)
 
-    def _kept(self, snapshots: tuple[tuple[int, Any], ...], level: int, state: Any) -> tuple[tuple[int, Any], ...]:
-        return (*snapshots, (level, state)) if level in self.starts[1:] else snapshots
+    def _moved(self, one: Individual, state: Any, emission: Emission) -> Individual:
+        member = branch.moved(one.member, state, emission, self._keep)
+        if self.num == 1:
+            member = replace(member, recent=())  # nothing is ever judged
+        return self._noted(replace(one, member=member, out=(*one.out, emission) if emission.latents else one.out))
+
+    def _noted(self, one: Individual) -> Individual:
+        # others start from the last moment at or above their level: on queues rows that waited may skip some
+        level = branch.level_of(self.inner, one.member.state, one.member.origin.start)
+        marks = sorted({mark for mark in self.starts[1:] if mark <= level}, reverse=True)
+        kept = tuple(entry for entry in one.snapshots if entry[0] not in marks)
+        return replace(one, snapshots=(*kept, *((mark, one.member, one.out) for mark in marks)))
 
     def _scored(self, state: GenerationState) -> GenerationState:
         # the pool best first, with the generation that has just been finished
@@ -210,22 +237,23 @@ class Generations:
     def _children(self, state: GenerationState) -> tuple[Individual, ...]:
         level, schedule, made = self.starts[state.generation], branch.leaf(self.inner).schedule, []
         mix = renoised(schedule, self.mutation)
-        which = "fresh" if level == schedule.num_steps else "flight"
         for number in range(self.sizes[state.generation]):
             parent = state.pool[self._parent(state, number)]
-            key = fold(state.tick, "child", number)
-            child = self.inner.fork(parent.at(level), key, mix, which)
-            before = replace(parent.member, past=state.base.past, recent=(), pending=())
-            origin = parent.member.origin._replace(parent=parent.member.name, number=number, proposal="mutation")
+            before, out = parent.at(level)
+            key, origin = fold(state.tick, "child", number), parent.member.origin
+            if level == schedule.num_steps:
+                child = self.inner.fork(before.state, key, mix)
+            else:
+                child = branch.altered(self.inner, before.state, key, mix, origin.start)
+            origin = origin._replace(parent=parent.member.name, number=number, proposal="mutation")
             name = fold(parent.member.name, state.tick, number)
-            member = replace(before, state=child, name=name, origin=origin, age=self.starts[0] - level)
-            snapshots = tuple((at, old) for at, old in parent.snapshots if at > level)
-            made.append(Individual(member, self._kept(snapshots, level, child)))
+            earlier = tuple(entry for entry in parent.snapshots if entry[0] > level)
+            made.append(self._noted(Individual(replace(before, state=child, name=name, origin=origin), out, earlier)))
         return tuple(made)
 
     def _parent(self, state: GenerationState, number: int) -> int:
-        if self.parents == "best":
-            return 0
+        if self.parents != "tournament":
+            return 0 if self.parents == "best" else number % len(state.pool)
         if number < self.elite:
             return min(number, len(state.pool) - 1)
         key = fold(state.base.name, state.tick, "tournament", number)

@@ -19,6 +19,10 @@ Levels are in proportion to the paper's steps 10, 15 and 20 of 50 (39, 34 and 29
 neither the order nor the number of particles changes another's noise.
 Cost: at most num * (S - last level) + last level window calls a clip; equal if none is dropped before the last level,
 which greedy and systematic with jitter never do. The effective sample size of each resampling is in `Info.ess`.
+On queues particles differ in what enters from the decision on; levels are those of the first row that was decided,
+latents wait until one particle is left, and then the next row to enter is decided. Copies change nothing that was
+decided before. Cost there: at most num times the method's own while particles are under way, S - last level ticks of
+each decision, less the windows that they share.
 """
 
 from __future__ import annotations
@@ -37,7 +41,7 @@ from longtake.core.rows import Row
 from longtake.core.schedule import NoiseSchedule
 from longtake.core.step import Step, all_of
 from longtake.search import branch
-from longtake.search.branch import Member, Origin
+from longtake.search.branch import Member, Origin, Pending
 from longtake.search.proposals import correlated
 
 Mode = Literal["unique", "systematic", "prune", "greedy", "keep"]
@@ -48,23 +52,19 @@ SHARES = (0.78, 0.68, 0.58)
 
 @dataclass(frozen=True, eq=False)
 class ParticleState:
-    """The particles, and whether the clip under way has been forked."""
+    """The particles, the latents released, and the level at which they were last looked at; 0: none are under way."""
 
     members: tuple[Member, ...]
     timeline: Timeline
+    emitted: int = 0
     tick: int = 0
-    open: bool = False
+    level: int = 0
     book: Info = field(default_factory=Info)
 
     @property
-    def emitted(self) -> int:
-        """The inner rollout's: by then one particle is left."""
-        return self.members[0].state.emitted
-
-    @property
     def finished(self) -> bool:
-        """True when the inner rollout is."""
-        return self.members[0].state.finished
+        """True when the inner rollout is, and nothing waits."""
+        return self.members[0].state.finished and not self.members[0].pending
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,6 @@ class LatSearch:
     temperature: float = 1.0
     jitter: float = 0.0
     memory: int = 16
-    clips = True  # all rows of a clip share a level
 
     def __post_init__(self) -> None:
         if self.num < 1:
@@ -111,7 +110,7 @@ class LatSearch:
     @property
     def exact(self) -> bool:
         """Whether the cost does not depend on scores."""
-        return self.mode in ("greedy", "keep")
+        return self.mode in ("greedy", "keep") and branch.whole(self.inner)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -120,8 +119,8 @@ class LatSearch:
 
     @property
     def in_flight(self) -> int:
-        """Rows of one particle."""
-        return self.inner.in_flight
+        """Rows of one particle and, on queues, the latents that wait until one is left."""
+        return 2 * self.inner.in_flight
 
     @property
     def reach(self) -> int:
@@ -131,30 +130,33 @@ class LatSearch:
     def init(self, seed: int, timeline: Timeline, context: Sequence[Tensor] = ()) -> Step[ParticleState]:
         """One particle."""
         state = yield from self.inner.init(seed, timeline, context)
-        return ParticleState((branch.first(self.reward, state, context, self.memory),), timeline)
+        return ParticleState((branch.first(self.reward, state, context, self._kept),), timeline)
 
     def step(self, state: ParticleState) -> Step[tuple[ParticleState, Emission]]:
-        """Fork at the start of a clip, tick all particles in lockstep, score and thin them at the levels."""
-        members, book, opened = list(state.members), state.book, state.open
-        if self.num > 1 and not opened and self.inner.fresh(members[0].state):
+        """Fork where something is undecided, tick all particles in lockstep, score and thin them at the levels."""
+        members, book, above = list(state.members), state.book, state.level
+        if self.num > 1 and not above and self.inner.fresh(members[0].state):
             parent, cost = branch.settled(self.reward, members[0])
-            members, book, opened = self._spawn(parent, state.tick), branch.gathered(book, cost), True
+            members, book = self._spawn(parent, state.tick), branch.gathered(book, cost)
+            above = branch.leaf(self.inner).schedule.num_steps
         moves = yield from all_of([(self.inner.step, (member.state,)) for member in members])
-        emission = moves[0][1]
-        members = [branch.moved(m, *move, self.memory) for m, move in zip(members, moves, strict=True)]
-        if self.num == 1:
-            members = [replace(members[0], recent=())]  # nothing is ever judged
-        level = branch.leaf(self.inner).schedule.num_steps - members[0].age
-        if opened and level in self.marks:
-            members, cost = self._thinned(members, level, state)
+        members = [self._moved(member, *move) for member, move in zip(members, moves, strict=True)]
+        level = branch.level_of(self.inner, members[0].state, members[0].origin.start) if above else 0
+        passed = [mark for mark in self.marks if level <= mark < above]  # rows that waited may pass several at once
+        if passed:
+            members, cost = self._thinned(members, passed[-1], state)
             book = branch.gathered(book, cost)
-        told, book = branch.joined(emission.start, [emission], book)
-        opened = opened and not emission.latents
-        return ParticleState(tuple(members), state.timeline, state.tick + 1, opened, book), told
+        if self.marks[-1] in passed:
+            level = 0
+        out = [pending.emission for pending in members[0].pending] if len(members) == 1 else []
+        if out:
+            members = [replace(members[0], pending=())]
+        told, book = branch.joined(state.emitted, out, book)
+        return ParticleState(tuple(members), state.timeline, told.stop, state.tick + 1, level, book), told
 
     def fresh(self, state: ParticleState) -> range:
         """The inner rollout's undecided rows; none while a clip is under way."""
-        return range(0) if state.open else self.inner.fresh(state.members[0].state)
+        return range(0) if state.level else self.inner.fresh(state.members[0].state)
 
     def fork(self, state: ParticleState, key: int, mix: Mix | None = None, which: str = "fresh") -> ParticleState:
         """Other noise in every particle."""
@@ -166,6 +168,18 @@ class LatSearch:
     def view(self, state: ParticleState) -> View:
         """The first particle's."""
         return branch.look(self.inner, state.members[0], state.timeline)
+
+    @property
+    def _kept(self) -> int:
+        return max(self.memory, self.inner.in_flight)
+
+    def _moved(self, member: Member, state: Any, emission: Emission) -> Member:
+        after = branch.moved(member, state, emission, self._kept)
+        if self.num == 1:
+            after = replace(after, recent=())  # nothing is ever judged
+        if emission.latents:
+            after = replace(after, pending=(*after.pending, Pending(member.name, emission)))
+        return after
 
     def _spawn(self, parent: Member, tick: int) -> list[Member]:
         rows = self.inner.fresh(parent.state)
@@ -203,7 +217,7 @@ class LatSearch:
                 origin = member.origin._replace(parent=member.name, number=number, proposal="copy")
                 member = replace(
                     member,
-                    state=self.inner.fork(member.state, key, mix, "flight"),
+                    state=branch.altered(self.inner, member.state, key, mix, origin.start),
                     name=fold(member.name, tick, number),
                     origin=origin,
                 )

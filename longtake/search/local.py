@@ -36,7 +36,7 @@ def local(
     if candidates < 1 or rounds < 1:
         raise ValueError(f"local.candidates and local.rounds are at least 1, got {candidates} and {rounds}")
     if mode == "random":
-        return Population(inner, reward, candidates * rounds)
+        return Population(inner, reward, candidates * rounds, when="done")
     if mode not in DISTANCE:
         raise ValueError(f"local.mode is random, zero-order or paths, got {mode!r}")
     share, steps = DISTANCE[mode] if distance is None else distance, leaf(inner).schedule.num_steps

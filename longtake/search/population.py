@@ -22,7 +22,6 @@ from typing import Any, Literal
 from torch import Tensor
 
 from longtake.core.noise import fold
-from longtake.core.plan import mixes_levels
 from longtake.core.rollout import Emission, Info, Mix, Reward, Rollout, Timeline, View
 from longtake.core.step import Step, all_of
 from longtake.search import branch
@@ -55,8 +54,8 @@ class Population:
     """A search over candidates that persist.
 
     num         candidates a member forks into     width    members kept
-    when        "tick": rank after every tick that began with a decision; "emission": when latents come out; a number:
-                when that many have come out since the fork
+    when        "tick": rank after the tick that reads what was decided; "emission": when latents come out; "done":
+                when all that was decided is out; a number: when that many have come out since the fork
     max_lag     pending latents at most            memory   finished latents kept for rewards that read the past
     proposals   where candidates' noise comes from; None: Gaussian
     preview     rank by a preview of this many steps, before the tick (0: by what the tick itself estimates)
@@ -67,7 +66,7 @@ class Population:
     reward: Reward
     num: int = 3
     width: int = 1
-    when: Literal["tick", "emission"] | int = "emission"
+    when: Literal["tick", "emission", "done"] | int = "emission"
     max_lag: int = 16
     memory: int = 16
     proposals: Mixture | None = None
@@ -78,8 +77,8 @@ class Population:
         for name in ("num", "width", "max_lag"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.when not in ("tick", "emission") and (isinstance(self.when, str) or self.when < 1):
-            raise ValueError(f"when must be 'tick', 'emission' or a number of latents, got {self.when!r}")
+        if self.when not in ("tick", "emission", "done") and (isinstance(self.when, str) or self.when < 1):
+            raise ValueError(f"when must be 'tick', 'emission', 'done' or a number of latents, got {self.when!r}")
         if self.preview and (self.preview < 1 or self.when != "tick"):
             raise ValueError(f"preview must be at least 1 and goes with when='tick', got {self.preview}, {self.when!r}")
 
@@ -91,6 +90,8 @@ class Population:
     @property
     def patience(self) -> int:
         """Latents that have come out when members are ranked; 0: not by latents."""
+        if self.when == "done":  # on queues latents of before come out with it
+            return 1 if branch.whole(self.inner) else self.inner.in_flight
         return 0 if self.when == "tick" else 1 if self.when == "emission" else int(self.when)
 
     @property
@@ -104,7 +105,7 @@ class Population:
         if self.width > 1 or self.patience > 1:
             return False
         # candidates of a clip differ in every row; those on a queue share rows until what they decided comes out
-        return self.when == "tick" or not mixes_levels(branch.leaf(self.inner), clean=False)
+        return self.when == "tick" or branch.whole(self.inner)
 
     @property
     def in_flight(self) -> int:
@@ -210,8 +211,7 @@ class Population:
 
     def _select(self, members: list[Member], state: PopulationState) -> tuple[list[Member], Info]:
         over = all(member.state.finished for member in members)
-        out = min(sum(len(emission.latents) for emission in member.recent) for member in members)
-        if state.open and (over or out >= self.patience):
+        if state.open and (over or all(map(self._ripe, members))):
             views = [branch.look(self.inner, member, state.timeline) for member in members]
             members, info = self._ranked(members, state.tick, views)
         else:
@@ -221,6 +221,16 @@ class Population:
             states = branch.shared([member.state for member in kept])
             kept = [replace(member, state=twin) for member, twin in zip(kept, states, strict=True)]
         return kept, info
+
+    def _ripe(self, member: Member) -> bool:
+        # whether there is to see what this search judges by
+        if self.when == "done":
+            return member.state.emitted >= member.origin.stop
+        if self.when != "tick":
+            return sum(len(emission.latents) for emission in member.recent) >= self.patience
+        out = member.state.emitted  # in queues whose rows wait for a window, what was decided is not read at once
+        decided = range(max(member.origin.start, out), member.origin.stop)
+        return not decided or not set(decided).isdisjoint(self.inner.view(member.state).index)
 
     def _ranked(self, members: list[Member], tick: int, views: list[View]) -> tuple[list[Member], Info]:
         scores, cost = branch.judged(self.reward, views)
