@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -31,6 +32,8 @@ from longtake.output.run import Runner
 from longtake.output.sound import store_sound
 from longtake.output.takes import JOURNAL, settle
 from longtake.output.video import Format
+
+log = logging.getLogger("longtake")
 
 
 @dataclass(frozen=True)
@@ -221,6 +224,8 @@ def generate(prompt: str, out: str | Path | None = None, **options: Any) -> Resu
     """Make a video in a run directory; options as in `Request`. What the command `longtake generate` does, silently."""
     plan_directory(out, prompt, 0)  # a folder that is taken shows before the model is loaded
     session = start(Request(prompt, **options))
+    for note in session.notes:
+        log.info("%s", note)
     folder = begin(session, out)
     with running(session, folder) as (runner, progress):
         for _ in progress:
@@ -229,10 +234,16 @@ def generate(prompt: str, out: str | Path | None = None, **options: Any) -> Resu
 
 
 def stream(prompt: str, **options: Any) -> Iterator[Tensor]:
-    """Frames as they come, each (T, H, W, 3) uint8; nothing is written. Without a length it is endless."""
+    """Frames as they come, each (T, H, W, 3) uint8; nothing is written. Without a length it is endless.
+
+    The model is loaded here and now; frames are made as they are asked for.
+    """
     if options.get("frames") is None and options.get("seconds") is None:
         options["seconds"] = "inf"
-    yield from film(start(Request(prompt, **options)).job)
+    session = start(Request(prompt, **options))
+    for note in session.notes:
+        log.info("%s", note)
+    return film(session.job)
 
 
 def as_json(value: Any) -> str:
