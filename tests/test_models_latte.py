@@ -357,5 +357,5 @@ def test_offloading_changes_no_number(folder, ucf, offload):
 def test_a_live_pipeline_is_not_changed_by_options(pipe, folder):
     with pytest.raises(UsageError, match="a live pipeline is left as it is"):
         load(pipe, size=SIZE, offload="model")
-    with pytest.raises(UsageError, match="freelong is no option of latte; it has none"):
+    with pytest.raises(UsageError, match="freelong is no option of latte; it has tiling"):
         load(folder, size=SIZE, extras={"freelong": True})

@@ -136,7 +136,7 @@ def cli(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
 
 
 def command(home: Path, family: str, method: str, out: Path) -> list[str]:
-    save, window, more = MAKE[family]
+    save, window, more = (MAKE | MORE)[family]
     if not (home / family).is_dir():
         save(home / family)
     prompt = "playing guitar" if family == "latte-ucf" else "a dog runs"
@@ -169,6 +169,43 @@ def test_a_yes_is_a_film_and_its_cost_is_what_was_announced(home, cli, family: s
     assert made["frames"] == length(family, method) == len(list(read_frames(Path(made["video"]))))
     assert paper["exact"] and made["nfe"] == paper["nfe"] == sum(seen)
     assert made["latent_frames"] == paper["latent_frames"]
+
+
+COSTLY: list[tuple[str, str, list[str], int]] = [
+    ("svd", "chunk", ["--guidance", "1"], 1),
+    ("svd", "plain", ["--guidance", "2"], 2),
+    ("videocrafter2", "plain", ["--set", "freelong=6"], 2),
+    ("consisti2v", "plain", ["--guidance", "1", "--set", "guidance_image=1.5", "--set", "freepca=6"], 3),
+    ("pictures", "plain", ["--image", "picture.png", "--last-image", "picture.png"], 2),
+    ("two experts", "chunk", ["--size", "32x48"], 2),
+]
+"""Options that change what a window costs, with the evaluations of one."""
+MORE: dict[str, tuple[Callable[[Path], Any], int, list[str]]] = {
+    "pictures": (shorter(lambda folder: save_tiny_open_sora_plan(folder, inpaint=True), 4), 4, []),
+    "two experts": (saved(lambda: tiny_wan(boundary=0.7, scheduler="euler")), 4, []),
+}
+
+
+@pytest.mark.parametrize("family,method,options,passes", COSTLY)
+def test_options_cost_what_was_announced(home, cli, family, method, options, passes, tmp_path):
+    asked = [*command(home, family, method, tmp_path / "run"), *options]
+    code, out, err = cli(*asked, "--dry-run")
+    assert code == 0, err
+    paper = json.loads(out.splitlines()[-1])
+    with counting(COUNTED) as seen:
+        code, out, err = cli(*asked)
+    assert code == 0, err
+    made = json.loads(out.splitlines()[-1])
+    assert made["nfe"] == paper["nfe"] == sum(seen) and made["nfe"] % passes == 0
+    assert method != "plain" or made["nfe"] == 2 * passes
+
+
+def test_a_queue_that_straddles_two_experts_costs_no_more_than_was_announced(home, cli, tmp_path):
+    asked = [*command(home, "two experts", "fifo", tmp_path / "run"), "--size", "32x48"]
+    paper = json.loads(cli(*asked, "--dry-run")[1].splitlines()[-1])
+    with counting(COUNTED) as seen:
+        made = json.loads(cli(*asked)[1].splitlines()[-1])
+    assert not paper["exact"] and sum(seen) == made["nfe"] < paper["nfe"]
 
 
 @pytest.mark.parametrize("family,method", NO)

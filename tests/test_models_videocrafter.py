@@ -300,6 +300,20 @@ def test_frames_are_decoded_one_by_one(folder):
     assert codec.decode(z[:0])[0].shape == (0, 48, 32, 3)
 
 
+def test_large_pictures_are_decoded_in_tiles_if_asked(folder):
+    """As diffusers tiles; a picture no larger than a tile is decoded whole; the module itself is left as it is."""
+    codec, z = load(folder, extras={"tiling": True}).codec, torch.randn(2, 4, 6, 4)
+    codec.vae.tile_latent_min_size, codec.vae.tile_sample_min_size = 4, 32
+    ours, whole = codec.pixels(z), codec.vae.decode(z / 0.18215).sample.clamp(-1, 1)
+    assert not codec.vae.use_tiling
+    codec.vae.enable_tiling()
+    theirs = codec.vae.decode(z / 0.18215).sample.clamp(-1, 1)
+    assert relative(ours, theirs) < 1e-5 and relative(ours, whole) > 1e-3
+    codec.vae.disable_tiling()
+    codec.vae.tile_latent_min_size = 6
+    assert relative(codec.pixels(z), whole) < 1e-5
+
+
 def test_a_queue_keeps_every_law(folder):
     model = load(folder, num_steps=4, guidance=1.0)
     can, schedule = model.denoiser.can, model.denoiser.schedule

@@ -241,7 +241,7 @@ def load_family(source: Source, options: LoadOptions) -> Model:
         family="consisti2v",
         source=source.folder,
         denoiser=denoiser,
-        codec=FrameCodec(vae),
+        codec=FrameCodec(vae, bool(options.extras.get("tiling"))),
         solver=options.solver or "ddim",
         window=known.window,
         fps=known.fps,

@@ -1,6 +1,8 @@
 """A picture autoencoder used frame by frame (Stable Diffusion's), as a codec whose decoding in pieces is exact.
 
-One latent is one frame, so there is nothing to remember: the cache stays None.
+One latent is one frame, so there is nothing to remember: the cache stays None. With `tiling`, pictures larger than the
+autoencoder was trained on (its `sample_size`) are decoded in tiles of that size that overlap by a quarter and are
+blended, as diffusers' `enable_tiling` does; what a tile's pixels read then ends with the tile.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ class FrameCodec:
     do not depend on how many are decoded together.
     """
 
-    def __init__(self, vae: nn.Module) -> None:
-        self.vae = vae
+    def __init__(self, vae: nn.Module, tiling: bool = False) -> None:
+        self.vae, self.tiling = vae, tiling
         self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
         self.scale = float(vae.config.scaling_factor)
         self.place = Place()
@@ -51,8 +53,12 @@ class FrameCodec:
         kind = next(self.vae.parameters()).dtype
         latents = (z.to(self.device, torch.float32) / self.scale).to(kind)
         with self.place.working(self.vae):
-            parts = [self.vae.decode(one, return_dict=False)[0].float() for one in latents.split(1)]
+            parts = [self._decoded(one).float() for one in latents.split(1)]
         return torch.cat(parts).clamp(-1, 1)
+
+    def _decoded(self, z: Float[Tensor, "1 C H W"]) -> Float[Tensor, "1 3 H2 W2"]:
+        tiled = self.tiling and max(z.shape[2:]) > self.vae.tile_latent_min_size
+        return (self.vae.tiled_decode if tiled else self.vae.decode)(z, return_dict=False)[0]
 
     @torch.no_grad()
     def encode(self, frames: UInt8[Tensor, "T H2 W2 3"]) -> Float[Tensor, "T C H W"]:

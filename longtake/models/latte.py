@@ -185,7 +185,7 @@ def load_family(source: Source, options: LoadOptions) -> Model:
         family="latte",
         source=source.folder,
         denoiser=EpsilonDenoiser(network, vp_schedule(config, steps), can, guidance, options.negative_prompt),
-        codec=FrameCodec(vae),
+        codec=FrameCodec(vae, bool(options.extras.get("tiling"))),
         solver=options.solver or usual["solver"],
         window=known.window,
         fps=usual["fps"],

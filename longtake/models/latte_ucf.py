@@ -125,7 +125,7 @@ def facts(source: Source, options: LoadOptions) -> ModelFacts:
     usual = shared.usual({**USUAL, "window": config.frames}, source)
     factor = 2 ** (len(vae.get("block_out_channels", (0,) * 4)) - 1)
     side = factor * config.side
-    size = shared.fit_size(pick(options.size, (side, side)), factor)
+    size = shared.fit_size(pick(options.size, (side, side)), 1)
     if size != (side, side):
         raise UsageError(
             f"{source.name} makes {side}x{side} only, since its positions are stored; got {size[0]}x{size[1]}"
@@ -167,7 +167,7 @@ def load_family(source: Source, options: LoadOptions) -> Model:
         family="latte-ucf",
         source=source.folder,
         denoiser=EpsilonDenoiser(ClassNetwork(network), schedule, can, guidance, options.negative_prompt),
-        codec=FrameCodec(vae),
+        codec=FrameCodec(vae, bool(options.extras.get("tiling"))),
         solver=options.solver or usual["solver"],
         window=known.window,
         fps=usual["fps"],

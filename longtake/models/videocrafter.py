@@ -148,7 +148,7 @@ def load_family(source: Source, options: LoadOptions) -> Model:
         family="videocrafter2",
         source=source.folder,
         denoiser=EpsilonDenoiser(network, schedule, can, guidance, options.negative_prompt),
-        codec=FrameCodec(vae),
+        codec=FrameCodec(vae, bool(options.extras.get("tiling"))),
         solver=options.solver or usual["solver"],
         window=window,
         fps=usual["fps"],
