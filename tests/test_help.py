@@ -110,3 +110,9 @@ def _fresh_loggers() -> Any:
 
     manager = logging.Manager(logging.RootLogger(logging.WARNING))
     return lambda name=None: manager.getLogger(name) if name else logging.root
+
+
+def test_a_file_of_jobs_that_is_none(said: Any, tmp_path: Path) -> None:
+    for path, word in ((tmp_path, "folder"), (tmp_path / "missing.jsonl", "no such file")):
+        code, _, err = said("batch", str(path))
+        assert code == 2 and word in err and err.count("\n") == 1

@@ -91,6 +91,10 @@ def run_batch(file: Path, console: Console) -> None:
 
 def read_jobs(file: Path) -> list[Work]:
     """The jobs of a file. UsageError, with the line, for anything that is no job."""
+    if not file.is_file():
+        raise UsageError(
+            f"{file}: {'that is a folder' if file.is_dir() else 'there is no such file'}; give a JSONL file"
+        )
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +20,18 @@ ENDING = "ending.png"
 """The picture that a run ends on, in its folder."""
 
 
-@contextmanager
-def opened(path: str, flag: str) -> Iterator[Image.Image]:
-    """A picture of the user's. UsageError, one line, for anything that is none."""
+def read_picture(path: str, flag: str) -> Image.Image:
+    """A picture as it is looked at: upright by its EXIF, RGB, on white where it can be seen through.
+
+    UsageError, one line, for a file that is no picture.
+    """
     try:
-        with Image.open(path) as picture:
-            yield picture
+        with Image.open(path) as source:
+            picture = ImageOps.exif_transpose(source)
+            if "A" not in picture.getbands() and "transparency" not in picture.info:
+                return picture.convert("RGB")
+            picture = picture.convert("RGBA")
+            return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
     except Image.DecompressionBombError as error:
         raise UsageError(f"{flag} {path} is enormous; give one of at most 100 megapixels") from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
@@ -38,8 +42,7 @@ def context_of(settings: Settings, model: Any) -> tuple[Tensor, ...]:
     """The latents, each (C, H, W), of the picture or of the end of the clip that a video begins with."""
     size, can = (settings.width, settings.height), model.denoiser.can
     if settings.image:
-        with opened(settings.image, "--image") as picture:
-            latents = model.codec.encode_image(picture, size)
+        latents = model.codec.encode_image(read_picture(settings.image, "--image"), size)
     elif settings.video:
         frames = last_frames(settings.video, can.num_frames(context_latents(settings, model.window)), settings.rate)
         lead = 1 if can.first_is_image else 0
@@ -63,13 +66,13 @@ def ending_of(settings: Settings, model: Any, latents: int | None) -> tuple[tupl
     if not Path(settings.last_image).is_file():
         return ()
     can, size = model.denoiser.can, (settings.width, settings.height)
-    with opened(settings.last_image, "--last-image") as picture:
-        if can.last_image and settings.method == "plain":
-            model.end_with(picture, _frames_to(settings, model))
-            return ()
-        if can.per_row_levels == "no" and not can.clean_rows:
-            raise UsageError(f"{model.name} cannot read a clean last latent; use a model with a level per latent frame")
-        still = np.asarray(ImageOps.fit(picture.convert("RGB"), size))
+    picture = read_picture(settings.last_image, "--last-image")
+    if can.last_image and settings.method == "plain":
+        model.end_with(picture, _frames_to(settings, model))
+        return ()
+    if can.per_row_levels == "no" and not can.clean_rows:
+        raise UsageError(f"{model.name} cannot read a clean last latent; use a model with a level per latent frame")
+    still = np.asarray(ImageOps.fit(picture, size))
     encoded = model.codec.encode(torch.from_numpy(np.stack([still] * _still_frames(can))))
     return ((latents - 1, encoded[-1].clone()),)
 
@@ -93,8 +96,7 @@ def _still_frames(can: Capabilities) -> int:
 def kept_ending(settings: Settings, folder: Path) -> None:
     """Keep the picture that a run ends on in `folder`, so that the run can go on without the user's file."""
     if settings.last_image:
-        with opened(settings.last_image, "--last-image") as picture:
-            picture.convert("RGB").save(folder / ENDING)
+        read_picture(settings.last_image, "--last-image").save(folder / ENDING)
 
 
 def _fitted(frame: Tensor, size: tuple[int, int]) -> np.ndarray:
