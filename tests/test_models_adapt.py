@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from longtake.apps.session import begin, build, reopen, running, start
@@ -49,6 +49,12 @@ def lora_file(
         state[f"{prefix}{name}.lora_B.weight"] = torch.randn(weight.shape[0], rank, generator=draw) / 8
     save_file(state, path)
     return path
+
+
+@pytest.mark.parametrize("prefix", ["transformer.", "diffusion_model.", "unet.", ""])
+def test_layers_are_named_with_or_without_their_network(prefix: str, pipe, tmp_path):
+    path = lora_file(tmp_path / "style.safetensors", pipe.transformer, prefix=prefix)
+    assert sorted(adapt._pairs(load_file(path), str(path))) == sorted(LAYERS)
 
 
 def x0(model: Model) -> torch.Tensor:

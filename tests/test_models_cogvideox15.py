@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,9 @@ def test_a_folder_says_what_the_model_says(folders):
         assert torch.equal(model.denoiser(x, levels, [PROMPT]), live.denoiser(x, levels, [PROMPT]))
         with pytest.raises(UsageError, match=r"size 64x64 is beyond this model's positions; the nearest .* is 48x32"):
             look_up(Request("a dog", folders[name]["model"], size="64x64"))
+        assert (
+            look_up(Request("a dog", folders[name]["model"])).size == SIZE
+        )  # 1360x768 where the positions reach so far
 
 
 def test_patches_of_another_length_are_refused():
@@ -173,6 +177,27 @@ def test_patches_of_another_length_are_refused():
 def test_the_matrix(folders, kind: str, method: str, tmp_path):
     made = generate(out=tmp_path / "run", **folders[kind], method=method, seed=5, steps=2, frames=9)
     assert made.frames == 9 == len(list(read_frames(made.video)))
+
+
+@pytest.mark.parametrize("kind,window", [("t2v", 6), ("i2v", 6), ("i2v", 5)])
+def test_clips_joined_through_pixels_are_whole_pairs(folders, kind: str, window: int, tmp_path):
+    """A latent whose pair is not whole gives no frames, and a new clip begins the decoder anew: none may be lost."""
+    folder = Path(folders[kind]["model"] + "-short")
+    copied = shutil.copytree(folder, tmp_path / "model")
+    (copied / "longtake.json").write_text(json.dumps({"window": window}))
+    options = {
+        **folders[kind],
+        "model": str(copied),
+        "method": "chunk",
+        "seed": 5,
+        "steps": 2,
+        "set": ["chunk.join=pixel"],
+    }
+    made = generate(out=tmp_path / "run", frames=33, **options)
+    assert made.frames == 33 == len(list(read_frames(made.video)))
+    assert made.nfe == start(Request(frames=33, **options)).job.expected_nfe == 2 * 2 * 2
+    more = generate(out=tmp_path / "more", frames=9, **{**options, "image": None, "video": made.video})
+    assert more.frames == 9 == len(list(read_frames(more.video)))
 
 
 @pytest.mark.parametrize("kind", list(KINDS))

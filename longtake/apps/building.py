@@ -27,6 +27,7 @@ class Materials:
     num_latents  how many are wanted, None: endless; only methods of fixed length and `shrink` read it
     shrink       end by letting no more rows in (`--set ending=shrink`)
     begin        how frames that enter together begin, where that is a model's own (`models/seam.Begin`)
+    at_once      latents after the first that decoding takes at a time (`core.model.Capabilities.latents_at_once`)
     """
 
     shape: tuple[int, int, int]
@@ -37,6 +38,7 @@ class Materials:
     num_latents: int | None = None
     shrink: bool = False
     begin: Any = None
+    at_once: int = 1
 
     @property
     def basics(self) -> tuple[tuple[int, int, int], NoiseSchedule, Solver, int]:
@@ -161,11 +163,15 @@ def make_fifo(materials: Materials, values: Values) -> Fifo:
 
 
 def make_chunk(materials: Materials, values: Values) -> Chunk:
-    """Chunks."""
+    """Chunks. Joined through pixels they are decoded one by one, so each is one latent and whole groups after it."""
     join = values.get("join", "latent")
+    shape, schedule, solver, window = materials.basics
+    if join == "pixel" and window > materials.at_once:
+        window -= (window - 1) % materials.at_once
     shared = values.get("overlap", 1 if join == "pixel" else OVERLAP)
     codec = materials.codec if join == "pixel" else None
-    return Chunk(*materials.basics, shared, join, codec, values.get("color_match", "none"), values.get("lead", "last"))
+    colours, lead = values.get("color_match", "none"), values.get("lead", "last")
+    return Chunk(shape, schedule, solver, window, shared, join, codec, colours, lead)
 
 
 def make_progressive(materials: Materials, values: Values) -> Progressive:

@@ -53,7 +53,9 @@ class Facts:
 
     def clip_frames(self, context: int = 0) -> int:
         """Pixel frames of one clip, behind `context` latents that are read and not shown."""
-        return (self.window - context) * self.compression if context else self.can.num_frames(self.window)
+        if not context:
+            return self.can.num_frames(self.window)
+        return (self.window - context) // self.latents_at_once * self.latents_at_once * self.compression
 
     def num_latents(self, num_frames: int, after: bool) -> int:
         """Latents that decode to `num_frames` frames, behind others or (not `after`) from the start of a video."""

@@ -93,8 +93,9 @@ def dry_rollout(settings: Settings, can: Capabilities) -> Any:
     latents, solver = length_of(settings, can), Solver(settings.solver or "euler")
     paper = flow(settings.steps)
     materials = Materials(
-        can.latent_shape, paper, solver, can.window, GhostCodec(), latents, settings.ending == "shrink"
-    )
+        can.latent_shape, paper, solver, can.window, GhostCodec(), latents, settings.ending == "shrink",
+        at_once=can.latents_at_once,
+    )  # fmt: skip
     return searched(settings, method_of(settings, materials), Blank(), latents)
 
 

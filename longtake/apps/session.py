@@ -135,6 +135,7 @@ def _rollout(settings: Settings, model: Any) -> tuple[Any, list[str]]:
     materials = Materials(
         can.latent_shape, model.denoiser.schedule, Solver(model.solver), can.window, model.codec, latents,
         settings.ending == "shrink", None if settings.search == "freeinit" else model.begin,
+        can.latents_at_once,
     )  # fmt: skip
     inner, notes = method_of(settings, materials), []
     reward: Any = None

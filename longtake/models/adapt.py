@@ -127,7 +127,7 @@ def _pairs(state: Mapping[str, Tensor], text: str) -> dict[str, tuple[Tensor, Te
         high, alpha = state.get(f"{stem}.lora_B.weight"), state.get(f"{stem}.alpha")
         if high is None:
             raise UsageError(f"--lora {text} lacks {stem}.lora_B.weight; it is cut off or of another kind")
-        layer = stem.removeprefix("transformer.").removeprefix("diffusion_model.")
+        layer = stem.removeprefix("transformer.").removeprefix("diffusion_model.").removeprefix("unet.")
         pairs[layer] = low.cpu(), high.cpu(), 1.0 if alpha is None else float(alpha) / low.shape[0]
     if not pairs:
         raise UsageError(f"--lora {text} holds no LoRA (no lora_A and lora_B weights)")

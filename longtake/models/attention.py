@@ -28,7 +28,9 @@ def names() -> list[str]:
 def check_attention(name: str) -> None:
     """UsageError, one line, for a backend that is unknown or whose package is not installed."""
     if name not in names():
-        raise UsageError(f"--attention {name[:60]} is not known to this diffusers; known: {', '.join(names())}")
+        # those with an underscore are many, and few are meant for everybody
+        common = [known for known in names() if not known.startswith("_") or known.startswith("_native_")]
+        raise UsageError(f"--attention {name[:40]} is not known to this diffusers; known: {', '.join(common)}")
     try:
         dispatch._check_attention_backend_requirements(dispatch.AttentionBackendName(name))
     except RuntimeError as problem:

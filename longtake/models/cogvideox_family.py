@@ -98,7 +98,7 @@ def facts(source: Source, options: LoadOptions) -> ModelFacts:
     vae = folders.read_json(source.path("vae") / "config.json")
     channels, factor = _layout(vae)
     image = _takes_pictures(source.name, config, channels)
-    usual = shared.usual(_defaults(config, image), source)
+    usual = shared.usual(_defaults(config, image, factor), source)
     window, size = _fitted(usual, options, config, factor)
     return ModelFacts(
         family="cogvideox",
@@ -124,7 +124,7 @@ def load_family(source: Source, options: LoadOptions) -> Model:
     config, vae = parts.transformer.config, parts.vae.config
     channels, factor = _layout(vae)
     image = _takes_pictures(source.name, config, channels)
-    usual = shared.usual(_defaults(config, image), source)
+    usual = shared.usual(_defaults(config, image, factor), source)
     window, size = _fitted(usual, options, config, factor)
     steps, guidance = int(pick(options.num_steps, usual["steps"])), float(pick(options.guidance, usual["guidance"]))
     solver = _solver(options, parts.scheduler)
@@ -186,11 +186,18 @@ def _rows(options: LoadOptions, config: Mapping[str, Any]) -> str:
     return "hook"
 
 
-def _defaults(config: Mapping[str, Any], image: bool) -> dict[str, Any]:
+def _defaults(config: Mapping[str, Any], image: bool, factor: int) -> dict[str, Any]:
     if config.get("patch_size_t") is None:
         return DEFAULTS
     tokens = int(config.get("max_text_seq_length", NEWER["max_sequence_length"]))
-    return {**NEWER, "window": 21 if image else NEWER["window"], "max_sequence_length": tokens}
+    width, height = (min(side, longest) for side, longest in zip(NEWER["size"], _longest(config, factor), strict=True))
+    window = 21 if image else NEWER["window"]
+    return {**NEWER, "window": window, "size": (width, height), "max_sequence_length": tokens}
+
+
+def _longest(config: Mapping[str, Any], factor: int) -> tuple[int, int]:
+    """The largest picture, (width, height), that the positions of CogVideoX 1.5 reach."""
+    return config.get("sample_width", 90) * factor, config.get("sample_height", 60) * factor
 
 
 def _layout(vae: Mapping[str, Any]) -> tuple[int, int]:
@@ -223,7 +230,7 @@ def _fitted(
         own = config.get("sample_width", 90) * factor, config.get("sample_height", 60) * factor
         if size != own:
             raise UsageError(f"this model knows one size, {own[0]}x{own[1]}, not {size[0]}x{size[1]}; leave --size out")
-    longest = config.get("sample_width", 90) * factor, config.get("sample_height", 60) * factor
+    longest = _longest(config, factor)
     if config.get("patch_size_t") is not None and (size[0] > longest[0] or size[1] > longest[1]):
         raise UsageError(
             f"size {size[0]}x{size[1]} is beyond this model's positions; the nearest that works is "
