@@ -2,8 +2,8 @@
 
 One thread, here and in processes that tests start: these tensors are too small to share between cores, and sums over
 threads differ in their last bits. Every test begins with the same random state, so it does not matter which ran before
-it; Hypothesis tries the same examples every time. Nothing is fetched, no cache of the user is read or written, and the
-terminal is 100 columns wide without colours.
+it; Hypothesis tries the same examples every time. Everything runs on the CPU, nothing is fetched, no cache of the user
+is read or written, and the terminal is 100 columns wide without colours.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ KEPT = tempfile.TemporaryDirectory(prefix="longtake-tests-")
 FIXED = {
     "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "LONGTAKE_CACHE": KEPT.name,
     "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "COLUMNS": "100", "PYTHONUTF8": "1",
+    "CUDA_VISIBLE_DEVICES": "",
 }  # fmt: skip
 os.environ.update(FIXED)
 for name in ("FORCE_COLOR", "PY_COLORS", "NO_COLOR", "GITHUB_ACTIONS", "PYTHONSTARTUP", "XDG_CACHE_HOME"):

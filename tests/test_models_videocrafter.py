@@ -292,7 +292,7 @@ def test_frames_are_decoded_one_by_one(folder):
     parts = torch.cat([codec.decode(piece)[0] for piece in z.split([2, 1, 2])])
     assert whole.shape == (5, 48, 32, 3) and torch.equal(whole, parts)
     stock = codec.vae.decode(z / 0.18215).sample.clamp(-1, 1)
-    assert relative(codec.pixels(z), stock) < 1e-5
+    assert relative(codec.pixels(z), stock) < 1e-4
     encoded = codec.encode(whole)
     theirs = codec.vae.encode(whole.permute(0, 3, 1, 2) / 127.5 - 1).latent_dist.mode() * 0.18215
     assert relative(encoded, theirs) < 1e-4
