@@ -226,6 +226,25 @@ def test_one_latent_at_a_time_has_no_joins(cli: Any, tmp_path: Path):
     assert "seam_visibility" not in cli(run, "--format", "json").json
 
 
+def test_what_a_new_prompt_changes_is_neither_drift_nor_seam(cli: Any, tmp_path: Path):
+    """A story that grows dark at its second prompt, within a second and without a cut; and the same of one."""
+    film, dusk = films.moving(96, seed=1), torch.linspace(1, 0.35, 8)
+    shade = torch.cat([torch.ones(48), dusk, torch.full((40,), 0.35)])[:, None, None, None]
+    film = (film * shade).round().to(torch.uint8)
+    found = {}
+    for name, second in (("story", "a dog at night"), ("one", "a dog at noon")):
+        run = make_run(tmp_path / name, [])
+        films.save(film, run / "video.mp4")
+        lines = [(0, 6, 0, 24, ""), (6, 12, 24, 48, ""), (12, 18, 48, 72, second), (18, 24, 72, 96, second)]
+        trace = [{"latents": p[:2], "frames": p[2:4], "prompt": p[4] or "a dog at noon", "sha256": ""} for p in lines]
+        (run / "trace.jsonl").write_text("".join(json.dumps(line) + "\n" for line in trace))
+        found[name] = cli(run, "--format", "json").json
+    assert found["one"]["seam_visibility"]["n"] == 3 and found["story"]["seam_visibility"]["n"] == 2
+    assert "alarm" in found["one"]["colour_drift"] and "alarm" not in found["story"]["colour_drift"]
+    assert found["story"]["colour_drift"]["value"] < 0.5 * found["one"]["colour_drift"]["value"]
+    assert found["story"]["scene_count"] == found["one"]["scene_count"], "a turn is no cut"
+
+
 def test_a_run_of_pocket_with_two_prompts_is_scored_as_a_story(cli: Any, tmp_path: Path):
     """A true dog that turns round, then the same film where the second prompt asks for a rocket instead."""
     right, left, rocket = (

@@ -1,8 +1,8 @@
 """`eval FILE|DIR...`: which videos are meant, their numbers, and how these are printed.
 
-A file is itself; a run's folder is its video, with the joins and the story that its trace tells; any other folder is
-the videos and runs in it. One file or run gives an object of entries (see `metrics.measure`); a folder or several give
-{"files": {path: entries}, "mean": entries}, whose entries also have min, max, range and std over the videos.
+A file is itself; a run's folder is its video, with the joins, the turns and the story that its trace tells; any other
+folder is the videos and runs in it. One file or run gives an object of entries (see `metrics.measure`); a folder or
+several give {"files": {path: entries}, "mean": entries}, whose entries also have min, max, range and std over videos.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ Entries = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Source:
-    """A video to measure: what it is called, its file, and the first frame after each join."""
+    """A video to measure: what it is called, its file, the first frame after each join and of each new prompt."""
 
     name: str
     path: Path
     joins: tuple[int, ...] = ()
+    turns: tuple[int, ...] = ()
 
 
 def run_videos(inputs: Sequence[Path], as_json: bool, report: Path | None = None) -> None:
@@ -94,7 +95,7 @@ def measured(found: Sequence[Source], eyes: Any, alone: bool) -> dict[str, Entri
         if len(found) > 1 and (len(found) <= FEW or number % (len(found) // FEW) == 0):
             _say(f"{number + 1} of {len(found)}: {source.name}")
         try:
-            entries = measure(source.path, eyes, source.joins)
+            entries = measure(source.path, eyes, source.joins, source.turns)
             each[source.name] = entries | _story(source, entries["scene_count"]["n"])
         except UsageError as error:
             if alone:
@@ -189,7 +190,7 @@ def _sources_of(given: Path) -> list[Source]:
 
 def _source(path: Path, name: str | None = None) -> Source:
     run = _run_of(path)
-    return Source(name or str(path), path, _joins(run) if run else ())
+    return Source(name or str(path), path, _joins(run), _turns(run)) if run else Source(name or str(path), path)
 
 
 def _run_of(path: Path) -> RunDir | None:
@@ -216,6 +217,13 @@ def _joins(run: RunDir) -> tuple[int, ...]:
         for line in lines
         if line["frames"][0] > 0 and len(line.get("latents", ())) == 2 and line["latents"][1] - line["latents"][0] > 1
     )
+
+
+def _turns(run: RunDir) -> tuple[int, ...]:
+    # Where another prompt begins, as far as the trace tells: the first frame of what was released under it
+    lines = [line for line in read_trace(run.trace) if line["frames"][1] > line["frames"][0]]
+    pairs = zip(lines, lines[1:], strict=False)
+    return tuple(line["frames"][0] for before, line in pairs if line.get("prompt") != before.get("prompt"))
 
 
 def _tell_encoders(eyes: Any) -> None:

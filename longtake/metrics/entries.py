@@ -17,16 +17,18 @@ Entry = dict[str, Any]
 PIXELS = "pixels"
 
 
-def entries(look: Look, joins: Sequence[int] = ()) -> dict[str, Entry]:
-    """Entries by name. `joins`: the first frame after each join, if there are any."""
-    cuts = look.scenes.cuts()
+def entries(look: Look, joins: Sequence[int] = (), turns: Sequence[int] = ()) -> dict[str, Entry]:
+    """Entries by name. `joins`: the first frame after each join, if there are any; `turns`: of each new prompt."""
+    seen, told = look.scenes.cuts(), [turn for turn in turns if 0 < turn < look.num_frames]
+    cuts = sorted({*seen, *_turning(told, look)})  # neither is a drift
+    joins = [join for join in joins if join not in told]
     found: dict[str, Entry] = {}
     found |= _flicker(look, cuts)
     found["scene_count"] = {
         "value": look.scenes.result(),
         "encoder": "adaptive-detector",
         "n": look.num_frames,
-        "cuts": cuts,
+        "cuts": seen,
     }
     found |= _motion(look, cuts)
     found |= _smoothness(look, cuts)
@@ -36,6 +38,14 @@ def entries(look: Look, joins: Sequence[int] = ()) -> dict[str, Entry]:
         found |= _scores(look, role, cuts)
     found |= _overall(found, look.num_frames)
     return alarmed(found | _long_video(look, cuts, joins), look.fps)
+
+
+def _turning(turns: Sequence[int], look: Look) -> set[int]:
+    # a picture turns in about a second: no point of a slope fits between these
+    second = max(1, round(look.fps))
+    step = max(1, second // 4)
+    near = (frame for turn in turns for frame in range(turn - second, turn + second + 1, step))
+    return {frame for frame in near if 0 < frame < look.num_frames}
 
 
 def _flicker(look: Look, cuts: list[int]) -> dict[str, Entry]:

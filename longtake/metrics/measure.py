@@ -29,8 +29,9 @@ from longtake.output.video import probe, read_frames
 PORTION_FRAMES, PORTION_BYTES = 16, 64 << 20
 
 
-def measure(path: Path | str, eyes: Eyes, joins: Sequence[int] = ()) -> dict[str, Entry]:
-    """All metrics of a video. `joins`: the first frame after each join, if it was made in pieces.
+def measure(path: Path | str, eyes: Eyes, joins: Sequence[int] = (), turns: Sequence[int] = ()) -> dict[str, Entry]:
+    """All metrics of a video. `joins`: the first frame after each join, if it was made in pieces; `turns`: the first
+    frame of each new prompt. What changes there was asked for: it is no drift and no seam.
 
     UsageError of what is no video, of fewer than two frames, and of frames of several sizes.
     """
@@ -44,7 +45,7 @@ def measure(path: Path | str, eyes: Eyes, joins: Sequence[int] = ()) -> dict[str
         for frames in portions(path):
             look.update(frames[: num_frames - seen])  # a video that is being made may have grown since it was counted
             seen += len(frames)
-    return entries(look, joins)
+    return entries(look, joins, turns)
 
 
 def portions(path: Path | str) -> Iterator[UInt8[Tensor, "T H W 3"]]:
