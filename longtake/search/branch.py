@@ -24,13 +24,16 @@ from longtake.core.tree import substituted, walk
 
 
 class Origin(NamedTuple):
-    """How a branch came about: its parent's name, its number among siblings, its proposal, the rows it decided."""
+    """How a branch came about: its parent's name, its number among siblings, its proposal, the rows it decided, and
+    the first of those that began as pure noise, whose level tells how far the branch has come.
+    """
 
     parent: int = 0
     number: int = 0
     proposal: str = "own"
     start: int = 0
     stop: int = 0
+    lead: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +128,7 @@ def records(tick: int, members: Sequence[Member], scores: Sequence[float], kept:
     order = tuple(kept)
     entries = []
     for place, (member, score) in enumerate(zip(members, scores, strict=True)):
-        parent, number, proposal, start, stop = member.origin
+        parent, number, proposal, start, stop, _ = member.origin
         verdict = "kept" if place in order else "dropped"
         names = f"{member.name:016x}", f"{parent:016x}"
         entries.append(Candidate(tick, *names, number, proposal, score, verdict, (start, stop)))
@@ -177,6 +180,13 @@ def fork_key(inner: Any, tick: int, number: int) -> int:
     """
     level = depth(inner)
     return fold(tick, "candidate", number, *((level,) if level else ())) if number else 0
+
+
+def lead_of(inner: Rollout[Any], state: Any) -> int:
+    """The first fresh row of pure noise. A queue that was filled from a clip has fresh rows at all levels."""
+    fresh, top = inner.fresh(state), leaf(inner).schedule.num_steps
+    rows = [item.index for item in walk(state) if isinstance(item, Row) and item.index in fresh and item.level == top]
+    return min(rows, default=fresh.start)
 
 
 def level_of(inner: Rollout[Any], state: Any, index: int) -> int:

@@ -191,12 +191,12 @@ class Generations:
         return branch.look(self.inner, member, state.timeline)
 
     def _first(self, base: Member, tick: int) -> tuple[Individual, ...]:
-        rows, made = self.inner.fresh(base.state), []
+        rows, lead, made = self.inner.fresh(base.state), branch.lead_of(self.inner, base.state), []
         for number in range(self.sizes[0]):
             key = branch.fork_key(self.inner, tick, number)
             state = self.inner.fork(base.state, key, lambda row, new: correlated(row.x, new, self.spread))
             proposal = "own" if number == 0 else "gaussian" if self.spread == 1 else "correlated"
-            origin = Origin(base.name, number, proposal, rows.start, rows.stop)
+            origin = Origin(base.name, number, proposal, rows.start, rows.stop, lead)
             member = replace(base, state=state, name=fold(base.name, tick, number), origin=origin)
             made.append(self._noted(Individual(member)))
         return tuple(made)
@@ -213,8 +213,9 @@ class Generations:
 
     def _noted(self, one: Individual) -> Individual:
         # others start from the last moment at or above their level: on queues rows that waited may skip some
-        level = branch.level_of(self.inner, one.member.state, one.member.origin.start)
-        marks = sorted({mark for mark in self.starts[1:] if mark <= level}, reverse=True)
+        level, top = branch.level_of(self.inner, one.member.state, one.member.origin.lead), self.starts[0]
+        known = {mark for mark, *_ in one.snapshots if mark == top}  # pure noise is only while it is fresh
+        marks = sorted({mark for mark in self.starts[1:] if mark <= level} - known, reverse=True)
         kept = tuple(entry for entry in one.snapshots if entry[0] not in marks)
         return replace(one, snapshots=(*kept, *((mark, one.member, one.out) for mark in marks)))
 

@@ -141,7 +141,7 @@ class LatSearch:
             above = branch.leaf(self.inner).schedule.num_steps
         moves = yield from all_of([(self.inner.step, (member.state,)) for member in members])
         members = [self._moved(member, *move) for member, move in zip(members, moves, strict=True)]
-        level = branch.level_of(self.inner, members[0].state, members[0].origin.start) if above else 0
+        level = branch.level_of(self.inner, members[0].state, members[0].origin.lead) if above else 0
         passed = [mark for mark in self.marks if level <= mark < above]  # rows that waited may pass several at once
         if passed:
             members, cost = self._thinned(members, passed[-1], state)
@@ -182,12 +182,12 @@ class LatSearch:
         return after
 
     def _spawn(self, parent: Member, tick: int) -> list[Member]:
-        rows = self.inner.fresh(parent.state)
+        rows, lead = self.inner.fresh(parent.state), branch.lead_of(self.inner, parent.state)
         members = []
         for number in range(self.num):
             key = branch.fork_key(self.inner, tick, number)
             state = self.inner.fork(parent.state, key, lambda row, new: correlated(row.x, new, self.correlation))
-            origin = Origin(parent.name, number, "correlated" if number else "own", rows.start, rows.stop)
+            origin = Origin(parent.name, number, "correlated" if number else "own", rows.start, rows.stop, lead)
             name = fold(parent.name, tick, number)
             members.append(replace(parent, state=state, name=name, origin=origin, total=0.0))
         return members
