@@ -32,7 +32,7 @@ ROOMS: dict[str, set[str]] = {
     "apps": {"core", "models", "world", "rollouts", "search", "rewards", "output", "metrics", "scale", "training",
              "testing"},
 }  # fmt: skip
-MACHINES = (["diagonal"], ["fixed"], ["wavefront"])
+MACHINES = (["diagonal"], ["fixed"], ["wavefront"], ["leading"])
 LAZY = {"ray", "gradio", "fastapi", "matplotlib", "scenedetect"}
 
 

@@ -469,8 +469,9 @@ def test_progressive_led_by_the_first_latent_equals_an_independent_loop(window: 
             return super().answer(asked, dead)
 
     engine = Spy(oracle(rollout), 4)
-    for _ in stream(rollout, engine, engine.drive(rollout.init(7, Timeline.of("a"))), 22):
-        pass
+    for state, _ in stream(rollout, engine, engine.drive(rollout.init(7, Timeline.of("a"))), 22):
+        done = [row for row in state.queue.rows if row.index < min(state.emitted, 22)]
+        assert all(torch.equal(row.x, got[row.index]) for row in done), "only what is read is exchanged"
     later = [call for call in calls if call.levels[0] == 0]
     assert len(later) > 22 * 8 // window and all(torch.equal(call.x[0], got[0]) for call in later)
     for call in later:
