@@ -19,6 +19,7 @@ from longtake.core.rows import Row, advance
 from longtake.core.solvers import Solver
 from longtake.core.stream import stream
 from longtake.errors import UsageError
+from longtake.models.cogvideox_codec import CogVideoXCodec, TiledCogVideoXCodec
 from longtake.models.cogvideox_family import schedule_of
 from longtake.models.cogvideox_rows import disagreement
 from longtake.models.load import Model, load
@@ -264,6 +265,31 @@ def test_streamed_is_whole_and_is_the_stock_decoder_by_these_pieces(text, tmp_pa
 
 
 @torch.no_grad()
+def test_tiles_are_the_stock_tiles_and_streamed_is_whole(text, tmp_path):
+    codec = TiledCogVideoXCodec(text.vae, tile=(48, 80))
+    z = torch.randn(5, 4, 9, 14, generator=torch.Generator().manual_seed(0))
+    text.vae.enable_tiling(48, 80)
+    stock = text.vae.decode(z[:1].transpose(0, 1)[None] / 0.7).sample[0]  # one latent: both decode it alone
+    text.vae.disable_tiling()
+    want = ((stock.clamp(-1, 1) + 1) * 127.5).round().permute(1, 2, 3, 0)
+    whole, _ = codec.decode(z)
+    assert whole.shape == (17, 72, 112, 3) and want.shape == (1, 72, 112, 3)
+    assert float((whole[:1].float() - want).abs().max()) <= 1
+    cache, frames = None, []
+    for latent in z:
+        made, cache = codec.decode(latent[None], cache)
+        frames.append(made)
+        checkpoint.save(cache, tmp_path)
+        cache = checkpoint.load(tmp_path)
+    assert torch.equal(torch.cat(frames), whole)
+    assert not torch.equal(whole, CogVideoXCodec(text.vae).decode(z)[0])
+    small = z[:, :, :6, :10]
+    assert torch.equal(codec.decode(small)[0], CogVideoXCodec(text.vae).decode(small)[0])
+    assert isinstance(of(text, extras={"tiling": True}).codec, TiledCogVideoXCodec)
+    assert not isinstance(of(text).codec, TiledCogVideoXCodec)
+
+
+@torch.no_grad()
 def test_encoding_is_the_stock_encoders(text):
     codec = of(text).codec
     frames = torch.randint(0, 256, (13, 32, 48, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
@@ -298,6 +324,7 @@ def test_a_folder_says_what_the_model_says(pipe, tmp_path):
 def test_what_cannot_work_is_refused_in_one_line(tmp_path, text):
     with pytest.raises(UsageError, match="knows one size, 48x32, not 64x64"):
         of(tiny_cogvideox(**KINDS["i2v"]), size="64x64")
+    assert of(tiny_cogvideox(**KINDS["i2v"]), size=None).size == SIZE
     with pytest.raises(UsageError, match="riflex slows rotary positions"):
         of(tiny_cogvideox(), extras={"riflex": 26})
     assert of(text, extras={"riflex": 26}).window == 26

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from longtake.errors import UsageError
 from longtake.models.place import Place
+from longtake.models.tiling import joined
 from longtake.models.wan_codec import cover
 
 Cache = dict[str, Any]
@@ -87,15 +88,51 @@ class CogVideoXCodec:
             picture = cover(picture, size)
         return self.encode(torch.from_numpy(np.array(picture))[None])
 
-    @torch.no_grad()
     def _piece(self, z: Float[Tensor, "F C H W"], memory: Any) -> tuple[UInt8[Tensor, "T H W 3"], Any]:
+        video, memory = self._video(z, memory)
+        frames = ((video.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        return frames.permute(0, 2, 3, 1).contiguous().cpu(), memory
+
+    @torch.no_grad()
+    def _video(self, z: Float[Tensor, "F C H W"], memory: Any) -> tuple[Float[Tensor, "T 3 H2 W2"], Any]:
         z = (z.to(self.device, torch.float32) / self.scale).to(self.vae.dtype).transpose(0, 1)[None]
         with self.place.working(self.vae):
             if self.vae.post_quant_conv is not None:
                 z = self.vae.post_quant_conv(z)
             video, memory = self.vae.decoder(z, conv_cache=_moved(memory, self.device))
-        frames = ((video[0].float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-        return frames.permute(1, 2, 3, 0).contiguous().cpu(), _moved(memory)
+        return video[0].transpose(0, 1).float(), _moved(memory)
+
+
+class TiledCogVideoXCodec(CogVideoXCodec):
+    """Decodes pictures larger than a tile in tiles, each a video with a memory of its own, as `enable_tiling` does.
+
+    A tile is half the autoencoder's trained picture high and wide (240x360 pixels), a sixth and a fifth shared with the
+    next. What a tile's convolutions and group norms see ends with the tile, so the result differs from the whole.
+    """
+
+    def __init__(self, vae: nn.Module, tile: tuple[int, int] | None = None) -> None:
+        super().__init__(vae)
+        high, wide = tile or (vae.config.sample_height // 2, vae.config.sample_width // 2)
+        self.tile = high // self.factor, wide // self.factor
+        self.stride = int(self.tile[0] * (1 - 1 / 6)), int(self.tile[1] * (1 - 1 / 5))
+
+    def _video(self, z: Float[Tensor, "F C H W"], memory: Any) -> tuple[Float[Tensor, "T 3 H2 W2"], Any]:
+        (high, wide), (down, across) = self.tile, self.stride
+        if z.shape[2] <= high and z.shape[3] <= wide:
+            return super()._video(z, memory)
+        tops, lefts = range(0, z.shape[2], down), range(0, z.shape[3], across)
+        memories = iter(memory["tiles"] if memory is not None else [None] * (len(tops) * len(lefts)))
+        rows: list[list[Tensor]] = []
+        kept: list[Any] = []
+        for top in tops:
+            rows.append([])
+            for left in lefts:
+                video, after = super()._video(z[:, :, top : top + high, left : left + wide], next(memories))
+                rows[-1].append(video)
+                kept.append(after)
+        keep = down * self.factor, across * self.factor
+        video = joined(rows, keep, ((high - down) * self.factor, (wide - across) * self.factor))
+        return video[:, :, : z.shape[2] * self.factor, : z.shape[3] * self.factor], {"tiles": tuple(kept)}
 
 
 def _moved(memory: Any, device: torch.device | None = None) -> Any:

@@ -27,7 +27,7 @@ from longtake.models import folder as folders
 from longtake.models import parts as shared
 from longtake.models.adapt import adapted, check_options, waiting
 from longtake.models.cogvideox import EVIDENCE, CogVideoXDenoiser, Picture
-from longtake.models.cogvideox_codec import CogVideoXCodec
+from longtake.models.cogvideox_codec import CogVideoXCodec, TiledCogVideoXCodec
 from longtake.models.cogvideox_rows import disagreement
 from longtake.models.families import LoadOptions, Model, ModelFacts, Source
 from longtake.models.parts import load_module, load_part, pick
@@ -152,7 +152,7 @@ def load_family(source: Source, options: LoadOptions) -> Model:
         family="cogvideox",
         source=source.folder,
         denoiser=denoiser,
-        codec=CogVideoXCodec(parts.vae),
+        codec=(TiledCogVideoXCodec if options.extras.get("tiling") else CogVideoXCodec)(parts.vae),
         solver=solver,
         window=window,
         fps=usual["fps"],
@@ -188,7 +188,8 @@ def _rows(options: LoadOptions, config: Mapping[str, Any]) -> str:
 
 def _defaults(config: Mapping[str, Any], image: bool, factor: int) -> dict[str, Any]:
     if config.get("patch_size_t") is None:
-        return DEFAULTS
+        learned = config.get("use_learned_positional_embeddings")
+        return {**DEFAULTS, "size": _longest(config, factor)} if learned else DEFAULTS
     tokens = int(config.get("max_text_seq_length", NEWER["max_sequence_length"]))
     width, height = (min(side, longest) for side, longest in zip(NEWER["size"], _longest(config, factor), strict=True))
     window = 21 if image else NEWER["window"]
@@ -196,7 +197,7 @@ def _defaults(config: Mapping[str, Any], image: bool, factor: int) -> dict[str, 
 
 
 def _longest(config: Mapping[str, Any], factor: int) -> tuple[int, int]:
-    """The largest picture, (width, height), that the positions of CogVideoX 1.5 reach."""
+    """The picture, (width, height), of all positions: the only one that learned ones know, the largest of 1.5's."""
     return config.get("sample_width", 90) * factor, config.get("sample_height", 60) * factor
 
 
@@ -227,7 +228,7 @@ def _fitted(
     if options.extras.get("riflex") and not config.get("use_rotary_positional_embeddings"):
         raise UsageError("riflex slows rotary positions, which this model does not have; leave it out")
     if config.get("use_learned_positional_embeddings"):
-        own = config.get("sample_width", 90) * factor, config.get("sample_height", 60) * factor
+        own = _longest(config, factor)
         if size != own:
             raise UsageError(f"this model knows one size, {own[0]}x{own[1]}, not {size[0]}x{size[1]}; leave --size out")
     longest = _longest(config, factor)

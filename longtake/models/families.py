@@ -121,7 +121,7 @@ FAMILIES: dict[str, Family] = {
             "zai-org/CogVideoX-5b",
             per_row_levels="no",
             clean_rows=True,
-            options=("riflex", "allow_unsound"),
+            options=("riflex", "allow_unsound", "tiling"),
             adapts=True,
             alone="its text tokens share one time with its video tokens, so a level a row is not defined for them",
         ),

@@ -46,20 +46,29 @@ class TiledCodec(WanCodec):
 
     def _joined(self, rows: list[list[Tensor]]) -> Tensor:
         keep, overlap = self.stride * self.factor, (self.tile - self.stride) * self.factor
-        bands = []
-        for i, row in enumerate(rows):
-            for j in range(len(row)):
-                if i > 0:
-                    row[j] = self._blended(rows[i - 1][j], row[j], overlap, 2)
-                if j > 0:
-                    row[j] = self._blended(row[j - 1], row[j], overlap, 3)
-            bands.append(torch.cat([tile[:, :, :keep, :keep] for tile in row], dim=3))
-        return torch.cat(bands, dim=2)
+        return joined(rows, (keep, keep), (overlap, overlap), self.patch)
 
-    def _blended(self, before: Tensor, tile: Tensor, overlap: int, side: int) -> Tensor:
-        # weights rise in steps of a pixel patch, which is what the stock blending works on
-        many = min(before.shape[side], tile.shape[side], overlap)
-        share = torch.arange(many // self.patch, device=tile.device).repeat_interleave(self.patch)
-        share = (share / (many // self.patch)).reshape(-1, *[1] * (3 - side))
-        mixed = before.narrow(side, before.shape[side] - many, many) * (1 - share) + tile.narrow(side, 0, many) * share
-        return torch.cat([mixed, tile.narrow(side, many, tile.shape[side] - many)], dim=side)
+
+def joined(rows: list[list[Tensor]], keep: tuple[int, int], overlap: tuple[int, int], patch: int = 1) -> Tensor:
+    """One video (T, 3, H, W) of rows of overlapping tiles (T, 3, h, w), blended with those above and to the left.
+
+    keep and overlap: pixels (down, across) that a tile gives, and that it shares with the next. Tiles are changed.
+    """
+    bands = []
+    for i, row in enumerate(rows):
+        for j in range(len(row)):
+            if i > 0:
+                row[j] = _blended(rows[i - 1][j], row[j], overlap[0], 2, patch)
+            if j > 0:
+                row[j] = _blended(row[j - 1], row[j], overlap[1], 3, patch)
+        bands.append(torch.cat([tile[:, :, : keep[0], : keep[1]] for tile in row], dim=3))
+    return torch.cat(bands, dim=2)
+
+
+def _blended(before: Tensor, tile: Tensor, overlap: int, side: int, patch: int) -> Tensor:
+    # weights rise in steps of a pixel patch, which is what the stock blending works on
+    many = min(before.shape[side], tile.shape[side], overlap)
+    share = torch.arange(many // patch, device=tile.device).repeat_interleave(patch)
+    share = (share / (many // patch)).reshape(-1, *[1] * (3 - side))
+    mixed = before.narrow(side, before.shape[side] - many, many) * (1 - share) + tile.narrow(side, 0, many) * share
+    return torch.cat([mixed, tile.narrow(side, many, tile.shape[side] - many)], dim=side)
