@@ -86,7 +86,7 @@ def test_a_lora_is_its_product_on_its_layers(pipe, folder, tmp_path):
 def test_loras_add_up_and_alpha_scales(folder, pipe, tmp_path):
     path = lora_file(tmp_path / "a.safetensors", pipe.transformer)
     twice = load(folder, size=SIZE, num_steps=6, lora=[str(path), str(path)])
-    assert relative(x0(twice), x0(load(folder, size=SIZE, num_steps=6, lora=[f"{path}:2"]))) < 1e-5
+    assert relative(x0(twice), x0(load(folder, size=SIZE, num_steps=6, lora=[f"{path}:2"]))) < 1e-4
     state = {"b.lora_A.weight": torch.ones(4, 8), "b.lora_B.weight": torch.ones(8, 4), "b.alpha": torch.tensor(2.0)}
     assert adapt._pairs(state, "a")["b"][2] == 0.5
 

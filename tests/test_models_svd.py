@@ -77,7 +77,7 @@ def test_equal_levels_are_the_stock_forward(pipe):
     times = torch.tensor([[1.2] * 3, [-0.5] * 3])
     theirs = pipe.unet(x, times[:, 0], embedding, added_time_ids=ids, return_dict=False)[0]
     for merge in (True, False):
-        assert relative(forward_rows(pipe.unet, x, times, embedding, ids, merge), theirs) < 1e-5
+        assert relative(forward_rows(pipe.unet, x, times, embedding, ids, merge), theirs) < 1e-4
 
 
 @torch.no_grad()
