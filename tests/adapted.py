@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from longtake.models.adapt import compile_blocks
 from longtake.models.load import Model, load
 from longtake.models.place import Stage
 
@@ -44,3 +45,11 @@ def assert_adapts(folder: Path, tmp_path: Path, layer: str) -> None:
         assert (stage.front is model.denoiser.worker.module) == (mode == "model")
         assert torch.allclose(frames, model.codec.pixels(latents), atol=1e-5)
         assert stage.front is model.codec.vae
+
+
+def assert_compiles(folder: Path) -> None:
+    """Traced block by block, the network says what it said; the backend runs the traced operations as they are."""
+    model = load(folder, num_steps=3)
+    plain = x0(model)
+    assert compile_blocks(model.denoiser.worker.module, backend="eager") > 1
+    assert torch.equal(plain, x0(model))

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from longtake.apps.convert_command import run_convert
-from longtake.apps.planning import plan
+from longtake.apps.planning import context_latents, dry_run, plan
 from longtake.apps.session import generate
 from longtake.apps.settings import Request
 from longtake.core.model import Blend, Codec, Denoiser
@@ -30,7 +30,8 @@ from longtake.output.video import read_frames
 from longtake.rollouts.fifo import Fifo
 from longtake.testing import check_denoiser, check_rollout
 from tests import opensora_reference as reference
-from tests.adapted import assert_adapts
+from tests.adapted import assert_adapts, assert_compiles
+from tests.small_runs import save_video
 from tests.turns import assert_stopping_changes_nothing
 
 PROMPT, NEGATIVE = "a dog runs right over the hills", "a cat"
@@ -233,7 +234,7 @@ def test_what_is_encoded_comes_in_whole_groups_or_as_a_picture(model):
     assert z.shape == (10, 4, 4, 6)
     assert relative(z[:5], model.codec.encode(frames[:17])) < 1e-5
     assert model.codec.encode_image(frames[0], (24, 16)).shape == (1, 4, 2, 3)
-    with pytest.raises(UsageError, match="give 17: with --method chunk"):
+    with pytest.raises(UsageError, match="give 17: --method chunk reads"):
         model.codec.encode(frames[:21])
     with pytest.raises(UsageError, match="multiples of 8"):
         model.codec.encode(frames[:17, :30])
@@ -280,6 +281,21 @@ def test_a_film_behind_a_picture_is_whole(folder, tmp_path):
         assert result.latent_frames == latents
 
 
+@pytest.mark.parametrize("method,sets,read", [("rolling", [], 5), ("plain", [], 5), ("chunk", ["chunk.overlap=1"], 1)])
+def test_a_film_goes_on_from_a_clip_in_whole_groups_or_its_last_picture(folder, tmp_path, method, sets, read):
+    frames = torch.randint(0, 256, (20, 32, 48, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    save_video(tmp_path / "clip.mp4", frames, "24")
+    options = {"model": str(folder), "video": tmp_path / "clip.mp4", "method": method, "set": sets, "seed": 1,
+               "frames": 17, "steps": 2, "guidance": 1}  # fmt: skip
+    settings, facts, _ = plan(Request(PROMPT, **options))
+    assert context_latents(settings, facts.can) == read
+    made = generate(PROMPT, tmp_path / "film", **options)
+    assert made.frames == 17 and made.nfe == dry_run(settings, facts)[0].nfe
+    if method == "plain":
+        with pytest.raises(UsageError, match="plain makes one clip, at most 34 frames"):
+            plan(Request(PROMPT, **{**options, "frames": 35}))
+
+
 def test_a_film_in_two_turns(folder, tmp_path):
     """Stopped in the second group, with latents waiting for it."""
     options = {"model": str(folder), "method": "fifo", "steps": 15, "seed": 1, "frames": 30, "guidance": 1}
@@ -288,6 +304,11 @@ def test_a_film_in_two_turns(folder, tmp_path):
 
 def test_it_adapts(folder, tmp_path):
     assert_adapts(folder, tmp_path, "spatial_blocks.1.mlp.fc1")
+
+
+@pytest.mark.slow
+def test_it_compiles(folder):
+    assert_compiles(folder)
 
 
 def test_one_line_for_what_is_wrong(folder, tmp_path):

@@ -31,7 +31,7 @@ from longtake.output.video import read_frames
 from longtake.rollouts.fifo import Fifo
 from longtake.testing import check_denoiser, check_rollout
 from tests import opensoraplan_reference as reference
-from tests.adapted import assert_adapts
+from tests.adapted import assert_adapts, assert_compiles
 from tests.test_models_opensora import layout, noise, relative
 from tests.turns import assert_stopping_changes_nothing
 
@@ -391,6 +391,12 @@ def test_downloads_are_assembled(folder, pictures, tmp_path):
 def test_it_adapts(folder, pictures, tmp_path):
     assert_adapts(folder, tmp_path, "transformer_blocks.2.attn1.to_q")
     assert_adapts(pictures.source, tmp_path, "transformer_blocks.2.attn1.to_q")
+
+
+@pytest.mark.slow
+def test_it_compiles(folder, pictures):
+    assert_compiles(folder)
+    assert_compiles(pictures.source)
 
 
 def test_one_line_for_what_is_wrong(folder, tmp_path):

@@ -55,6 +55,8 @@ class Facts:
         """Pixel frames of one clip, behind `context` latents that are read and not shown."""
         if not context:
             return self.can.num_frames(self.window)
+        if self.latent_group > 1:  # whole groups are read
+            return self.can.num_frames(self.window - -(-context // self.latent_group) * self.latent_group)
         return (self.window - context) // self.latents_at_once * self.latents_at_once * self.compression
 
     def num_latents(self, num_frames: int, after: bool) -> int:

@@ -149,7 +149,7 @@ def nearest(job: Job, source: RunDir, latent: int) -> tuple[Path, str]:
 def restarted(session: sessions.Session, position: Position, key: int) -> Position:
     """A position from which this session's method begins anew, behind the latents that another had released."""
     job, meter = session.job, session.job.engine.meter
-    count = context_latents(session.settings, job.engine.denoiser.can.window)
+    count = context_latents(session.settings, job.engine.denoiser.can)
     timeline = shifted(directed(job.timeline, job.turns), position.released)
     before = meter.nfe, meter.frame_nfe
     context = position.past[max(len(position.past) - count, 0) :]

@@ -44,7 +44,7 @@ def context_of(settings: Settings, model: Any) -> tuple[Tensor, ...]:
     if settings.image:
         latents = model.codec.encode_image(read_picture(settings.image, "--image"), size)
     elif settings.video:
-        frames = last_frames(settings.video, can.num_frames(context_latents(settings, model.window)), settings.rate)
+        frames = last_frames(settings.video, _frames_read(can, context_latents(settings, can)), settings.rate)
         lead = 1 if can.first_is_image else 0
         frames = frames[(len(frames) - lead) % can.temporal_compression :]  # whole latents
         latents = model.codec.encode(torch.from_numpy(np.stack([_fitted(frame, size) for frame in frames])))
@@ -77,20 +77,25 @@ def ending_of(settings: Settings, model: Any, latents: int | None) -> tuple[tupl
     return ((latents - 1, encoded[-1].clone()),)
 
 
+def _frames_read(can: Capabilities, latents: int) -> int:
+    # pixel frames that encode to so many latents, all of them, also those that streamed decoding would hold back
+    if can.latent_group > 1:
+        return 1 if latents == 1 else can.num_frames(latents)
+    return can.temporal_compression * latents - (can.temporal_compression - 1 if can.first_is_image else 0)
+
+
 def _frames_to(settings: Settings, model: Any) -> int:
     # pixel frames of the window of one clip up to the last that is shown
     shown = settings.frames or 0
     if not settings.video:
         return shown
-    can, read = model.denoiser.can, context_latents(settings, model.window)
-    return can.num_frames(read) + shown
+    can = model.denoiser.can
+    return can.num_frames(context_latents(settings, can)) + shown
 
 
 def _still_frames(can: Capabilities) -> int:
     # of a still whose last latent is like that of any later frames; the last of a group, where there are groups
-    if can.latent_group > 1:
-        return can.num_frames(can.latent_group)
-    return can.temporal_compression + (1 if can.first_is_image else 0)
+    return _frames_read(can, can.latent_group if can.latent_group > 1 else 2 if can.first_is_image else 1)
 
 
 def kept_ending(settings: Settings, folder: Path) -> None:

@@ -105,7 +105,7 @@ def dry_run(settings: Settings, facts: Facts) -> tuple[Forecast, int | None]:
     An endless run is costed over 1,000 latents.
     """
     rollout, latents = dry_rollout(settings, facts.can), length_of(settings, facts.can)
-    context = 1 if settings.image else context_latents(settings, facts.window) if settings.video else 0
+    context = 1 if settings.image else context_latents(settings, facts.can) if settings.video else 0
     # which windows need both of two experts depends on the noise schedule, which is not loaded: then it is a bound
     many = facts.experts if facts.experts > 1 and mixes_levels(leaf(rollout), clean=False) else 1
     factor = many * facts.cost
@@ -129,6 +129,9 @@ def cost(rollout: Any, latents: int, context: int = 0, factor: Cost = 1) -> Fore
     )
 
 
-def context_latents(settings: Settings, window: int) -> int:
-    """Latents of the user's clip that the method reads."""
-    return max(1, min(method(settings.method).context(window, settings.parameters), window - 1))
+def context_latents(settings: Settings, can: Capabilities) -> int:
+    """Latents of the user's clip that the method reads: whole groups where they are decoded so, or the last picture."""
+    read = max(1, min(method(settings.method).context(can.window, settings.parameters), can.window - 1))
+    if can.latent_group == 1 or read == 1:
+        return read
+    return min(-(-read // can.latent_group), (can.window - 1) // can.latent_group) * can.latent_group or 1

@@ -211,7 +211,7 @@ def reopen(folder: RunDir) -> tuple[Settings, bool]:
         with folder.locked():
             settle(folder)
     settings = Settings.from_json(folder.settings())
-    if (folder.path / ENDING).is_file():
+    if settings.last_image and (folder.path / ENDING).is_file():
         settings = replace(settings, last_image=str(folder.path / ENDING))
     return settings, folder.finished is not None
 
