@@ -200,6 +200,12 @@ def test_clips_joined_through_pixels_are_whole_pairs(folders, kind: str, window:
     assert more.frames == 9 == len(list(read_frames(more.video)))
 
 
+def test_too_long_for_a_clip_is_sent_to_a_method_that_the_model_has(folders):
+    for length in (dict(frames=200), dict(seconds="inf")):
+        with pytest.raises(UsageError, match="use --method chunk"):
+            start(Request(**folders["t2v"], method="plain", **length))
+
+
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_stopped_and_gone_on_with_is_uninterrupted(folders, kind: str, tmp_path):
     short = {**folders[kind], "model": folders[kind]["model"] + "-short"}

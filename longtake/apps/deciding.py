@@ -171,12 +171,13 @@ def _num_frames(request: Request, row: Method, facts: Facts, rate: Fraction, not
     else:
         frames = longest
         notes.append(f"{frames} frames, a whole clip of {facts.name}")
+    endless = "fifo" if facts.per_row_levels != "no" else "chunk"
     if frames is None and not row.streams:
         what = "a video of fixed length" if row.fixed else "one clip"
-        raise UsageError(f"{row.name} makes {what} and cannot go on for ever; use --method fifo")
+        raise UsageError(f"{row.name} makes {what} and cannot go on for ever; use --method {endless}")
     if frames is not None and not (row.streams or row.fixed) and frames > longest:
         raise UsageError(f"{row.name} makes one clip, at most {longest} frames with {facts.name}, not {frames}; "
-                         "use --method fifo or ask for fewer")  # fmt: skip
+                         f"use --method {endless} or ask for fewer")  # fmt: skip
     if frames is not None and frames < 1:
         raise UsageError(f"--seconds {request.seconds} at {float(rate):g} fps is less than one frame; give more")
     if frames is not None and frames > MAX_HOURS * 3600 * rate:
