@@ -148,6 +148,15 @@ class Cut(loop.Budget):
         return 1.0 if step >= self.num else super().progress(seconds, step)
 
 
+def test_patches_by_a_matrix_product_are_the_convolution():
+    """Pocket's patch embedding in training equals what the stock layer computes, gradients too."""
+    x, layer = torch.randn(2, 32, 3, 8, 8), pocket.new_pocket().transformer.patch_embedding
+    sides = [layer(x), torch.nn.functional.conv3d(x, layer.weight, layer.bias, stride=(1, 2, 2))]
+    grads = [torch.autograd.grad(side.square().sum(), layer.weight)[0] for side in sides]
+    assert torch.allclose(*sides, atol=1e-5)
+    assert torch.allclose(*grads, rtol=1e-4, atol=1e-2)
+
+
 def test_noise_levels_are_one_a_clip_with_clean_first_latents():
     times, noisy = pocket.draw_times(400, 12, torch.Generator().manual_seed(0))
     clean = (noisy == 0).sum(1)

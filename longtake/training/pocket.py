@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -45,6 +46,8 @@ class Pocket(nn.Module):
         self.classes = nn.Linear(width, sum(CLASSES))
         self.mask = nn.Linear(width, 1)
         self.hidden: Tensor | None = None
+        patches = transformer.patch_embedding
+        patches.forward = partial(_patches, patches)
         block = transformer.blocks[min(HEAD_BLOCK, len(transformer.blocks) - 1)]
         block.register_forward_hook(lambda _, __, out: setattr(self, "hidden", out))
         self.padding = text.PadCount()
@@ -58,6 +61,13 @@ class Pocket(nn.Module):
         tokens = (x.shape[-1] // 2) * (x.shape[-2] // 2)
         steps = 1000 * (times[:, 0] if x.shape[1] == 1 else times.repeat_interleave(tokens, dim=1))
         return self.transformer(x.transpose(1, 2), steps, words, return_dict=False)[0].transpose(1, 2)
+
+
+def _patches(layer: nn.Conv3d, x: Tensor) -> Tensor:
+    """The patch embedding as a matrix product: the same numbers, where a convolution's gradient is 4 times slower."""
+    b, c, f, h, w = x.shape
+    x = x.reshape(b, c, f, h // 2, 2, w // 2, 2).permute(0, 2, 3, 5, 1, 4, 6).flatten(4)
+    return F.linear(x, layer.weight.flatten(1), layer.bias).movedim(-1, 1)
 
 
 def new_pocket() -> Pocket:
