@@ -17,7 +17,7 @@ def check(rollout: Any, denoiser: Denoiser) -> list[str]:
     searchable(rollout)
     warnings: list[str] = []
     for search in layers[:-1]:
-        noise = leaf.solver.noise_scale
+        noise = _noise(leaf)
         if getattr(search, "when", None) == "tick" and noise > 0.5:
             warnings.append(
                 f"{leaf.solver.name} with noise scale {noise:g} draws most of a row anew after the search has looked "
@@ -40,19 +40,26 @@ def _layers(rollout: Any) -> Iterator[Any]:
     yield rollout
 
 
-def _fits(leaf: Any, denoiser: Denoiser) -> None:
-    name, can = type(leaf).__name__.lower(), denoiser.can
+def matches(rollout: Any, denoiser: Denoiser) -> None:
+    """Raise ValueError unless a method has the denoiser's latents and schedule."""
+    *_, leaf = _layers(rollout)
+    name, can = _name(leaf), denoiser.can
     if tuple(leaf.shape) != tuple(can.latent_shape):
         raise ValueError(f"{name} makes latents of {leaf.shape}, the model reads {can.latent_shape}; use the model's")
     if leaf.schedule != denoiser.schedule:
         raise ValueError(f"{name} and the model must share one schedule; build {name} with schedule=denoiser.schedule")
+
+
+def _fits(leaf: Any, denoiser: Denoiser) -> None:
+    matches(leaf, denoiser)
+    name, can = _name(leaf), denoiser.can
     if can.per_row_levels == "no" and mixes_levels(leaf, clean=not can.clean_rows):
         raise ValueError(f"{name} needs one noise level per latent frame, which this model lacks; use --method plain")
 
 
 def _decides(search: Any, leaf: Any) -> None:
     """Refuse a search whose candidates all look alike when it compares them, or that cannot be run on this method."""
-    if search.num == 1:
+    if getattr(search, "num", 0) == 1:
         return
     _copies(search, leaf)
     following, crossing = ticks_to_show(leaf)
@@ -80,7 +87,7 @@ def _decides(search: Any, leaf: Any) -> None:
 
 def _copies(search: Any, leaf: Any) -> None:
     # copies that nothing tells apart are paid for in full and end alike
-    mode, noise = getattr(search, "mode", ""), leaf.solver.noise_scale
+    mode, noise = getattr(search, "mode", ""), _noise(leaf)
     if mode in ("systematic", "greedy") and not search.jitter and not noise:
         raise ValueError(
             f"latsearch.mode={mode} makes copies of a particle, and with {leaf.solver.name} and no jitter they stay "
@@ -92,6 +99,11 @@ def _copies(search: Any, leaf: Any) -> None:
 
 def _name(search: Any) -> str:
     return type(search).__name__.lower()
+
+
+def _noise(leaf: Any) -> float:
+    # a method of others may do without our solvers
+    return getattr(getattr(leaf, "solver", None), "noise_scale", 0.0)
 
 
 def _ticks_ahead(search: Any, following: int, crossing: int) -> int:

@@ -105,9 +105,14 @@ class Denoiser(Protocol):
     `cost` is the number of network evaluations of one window: 2 with classifier-free guidance, else 1.
     """
 
-    schedule: NoiseSchedule
-    can: Capabilities
-    cost: int
+    @property
+    def schedule(self) -> NoiseSchedule: ...
+
+    @property
+    def can(self) -> Capabilities: ...
+
+    @property
+    def cost(self) -> int: ...
 
     @property
     def device(self) -> torch.device: ...

@@ -7,6 +7,7 @@ check_rollout(MyRollout(...), denoiser)
 from __future__ import annotations
 
 import tempfile
+from dataclasses import fields, is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from longtake.core.check import matches
 from longtake.core.engine import Engine, cost_of
 from longtake.core.forecast import forecast
 from longtake.core.model import Denoiser
@@ -48,6 +50,7 @@ def check_denoiser(denoiser: Denoiser, num_rows: int = 3, tolerance: float = 1e-
 
 def check_rollout(rollout: Rollout[Any], denoiser: Denoiser, num_latents: int = 10, batch: int = 1) -> None:
     """A rollout that resumes, streams, forks and can be searched: the laws that need no second side."""
+    _check_form(rollout, denoiser)
     want = _run(rollout, denoiser, num_latents, batch)
     _hold("a run repeats itself", _equal(want, _run(rollout, denoiser, num_latents, batch)))
     _hold("it emits what is asked", len(want) >= num_latents)
@@ -87,6 +90,23 @@ def resumed(
         state, emission = next(iter(stream(rollout, engine, load(folder), num_latents)))
         latents.extend(emission.latents)
     return latents
+
+
+def _check_form(rollout: Any, denoiser: Denoiser) -> None:
+    names = ("shape", "reach", "in_flight", "init", "step", "fresh", "fork", "view")
+    lacking = [name for name in names if not hasattr(rollout, name)]
+    _hold(f"a rollout has {', '.join(names)}; this one lacks {', '.join(lacking)}", not lacking)
+    kind: Any = type(rollout)
+    frozen = is_dataclass(kind) and kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    _hold("a rollout is a frozen dataclass: plans are made of its fields and kept by its value", frozen)
+    own = {field.name for field in fields(kind)}
+    _hold("its shape is a field, or it wraps a rollout in a field `inner`", bool(own & {"shape", "inner"}))
+    _hold("a method's schedule is a field", bool(own & {"schedule", "inner"}))
+    try:
+        matches(rollout, denoiser)
+    except ValueError as error:
+        raise AssertionError(f"law broken: it fits the denoiser: {error}") from error
+    _hold("reach and in_flight are counts", rollout.reach >= 0 and rollout.in_flight > 0)
 
 
 def _check_fork(rollout: Rollout[Any], denoiser: Denoiser, batch: int) -> None:
