@@ -1,6 +1,7 @@
 """Searches on pocket, each against the run without it: agreement, motion, cost and time.
 
     python benchmarks/search.py [--profile quick|full] [--arms beam-2 ...] [--captions 8]
+    python benchmarks/search.py --plan           # what the missing rows will cost on this machine, and nothing else
     python benchmarks/search.py --table          # the tables again, of the rows that are there
 
 The preset `lab`: 24 steps, queues of 101 frames with two partitions, chains of clips. Rewards look with the judge's
@@ -21,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import search_plan
 import search_tables
 import torch
 import world_rows
@@ -158,10 +160,11 @@ def measured(clip: Tensor, prompt: str) -> dict[str, float | None]:
     }
 
 
-def make(options: argparse.Namespace) -> None:
-    """Make the rows that are missing: caption by caption, so that what is there is always paired."""
-    model, known = longtake.load("pocket", num_steps=STEPS, device=options.device), world_rows.done(RESULTS)
-    quick = options.profile == "quick"
+def missing(options: argparse.Namespace, model: Any) -> list[tuple[dict[str, Any], int]]:
+    """(row without its results, length in latents) of all that is to be made: caption by caption, so that what is
+    there is always paired.
+    """
+    known, quick, found = world_rows.done(RESULTS), options.profile == "quick", []
     chain = 5 if quick else 20
     for number in range(options.captions or (8 if quick else 24)):
         prompt = caption(scene(number, "heldout"))
@@ -172,14 +175,36 @@ def make(options: argparse.Namespace) -> None:
             length = 12 + 10 * (chain - 1) if arm.chain else QUEUE
             row = {"arm": name, "caption": prompt, "seed": number, "weights": model.weights_hash,
                    "judge": judging.label(), "frames": 4 * length - 3, "model": "pocket"}  # fmt: skip
-            if world_rows.key_of(row) in known:
-                continue
-            model.prepare([prompt])
-            clip, cost = film(rollout_of(arm, model, length), model, prompt, number, length)
-            prefixes = [4 * (12 + 10 * (many - 1)) - 3 for many in (5, 10, 20)] if arm.chain else [len(clip)]
-            metrics = {str(end): measured(clip[:end], prompt) for end in prefixes if end <= len(clip)}
-            world_rows.append(RESULTS, {**row, **cost, "metrics": metrics})
-            print(f"{number} {name}: {cost['nfe']} NFE, {cost['seconds']:.0f} s", flush=True)
+            if world_rows.key_of(row) not in known:
+                found.append((row, length))
+    return found
+
+
+def planned(options: argparse.Namespace, model: Any) -> str:
+    """What the missing rows will cost here."""
+    films: dict[tuple[str, int], int] = {}
+    for row, length in missing(options, model):
+        films[row["arm"], length] = films.get((row["arm"], length), 0) + 1
+    supplies = Supplies(model.codec, model.source, model.denoiser.can.window, model.denoiser.schedule)
+    speed = search_plan.measured(model, make_reward(parse_reward("consistency"), supplies, FLOOR))
+    costs = [
+        search_plan.cost_of(name, rollout_of(ARMS[name], model, length), model.denoiser.cost, length, many)
+        for (name, length), many in films.items()
+    ]
+    return search_plan.told(costs, speed)
+
+
+def make(options: argparse.Namespace, model: Any) -> None:
+    """Make the rows that are missing."""
+    for row, length in missing(options, model):
+        name, prompt, number = row["arm"], row["caption"], row["seed"]
+        arm = ARMS[name]
+        model.prepare([prompt])
+        clip, cost = film(rollout_of(arm, model, length), model, prompt, number, length)
+        prefixes = [4 * (12 + 10 * (many - 1)) - 3 for many in (5, 10, 20)] if arm.chain else [len(clip)]
+        metrics = {str(end): measured(clip[:end], prompt) for end in prefixes if end <= len(clip)}
+        world_rows.append(RESULTS, {**row, **cost, "metrics": metrics})
+        print(f"{number} {name}: {cost['nfe']} NFE, {cost['seconds']:.0f} s", flush=True)
 
 
 def main() -> None:
@@ -190,9 +215,14 @@ def main() -> None:
     parser.add_argument("--captions", type=int)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--table", action="store_true", help="only print what is there")
+    parser.add_argument("--plan", action="store_true", help="only say what it will cost")
     options = parser.parse_args()
     if not options.table:
-        make(options)
+        model = longtake.load("pocket", num_steps=STEPS, device=options.device)
+        print(planned(options, model), flush=True)
+        if options.plan:
+            return
+        make(options, model)
     print(search_tables.tables(world_rows.read(RESULTS)))
 
 

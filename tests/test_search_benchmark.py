@@ -11,6 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 import search
+import search_plan
 import search_tables
 
 
@@ -65,3 +66,33 @@ def test_every_arm_can_be_built_and_says_what_it_costs(name: str):
     if name.startswith("clips-"):  # at the same cost
         times = forecast(rollout, search.QUEUE).nfe / forecast(rollout.inner, search.QUEUE).nfe
         assert 3.5 < times <= 4.1
+
+
+def test_a_plan_counts_what_a_run_costs():
+    """The other side is a run: its evaluations and whom its reward was shown."""
+    from longtake.core.forecast import forecast
+    from longtake.search.best_of import best_of
+    from longtake.search.k_step import k_step
+    from tests.cases import rollouts, run
+    from tests.search_cases import Drift
+
+    class Counting(Drift):
+        seen = 0
+
+        def __call__(self, views: Any) -> list[float]:
+            Counting.seen += len(views)
+            return super().__call__(views)
+
+    for made in (k_step, best_of):
+        Counting.seen, rollout = 0, made(rollouts()["chunk"], Counting(), 3)
+        _, engine = run(rollout, 20, cost=2)
+        cost = search_plan.cost_of("arm", rollout, 2, 20, 4)
+        assert cost.nfe == engine.meter.nfe == forecast(rollout, 20, cost=2).nfe and cost.judged == Counting.seen
+        speed = search_plan.Speed(0.5, 0.25, 0.125)
+        want = 4 * (cost.nfe * 0.5 + 20 * 0.25 + cost.judged * 0.125)
+        assert cost.seconds(speed) == pytest.approx(want)
+        table = search_plan.told([cost], speed).splitlines()
+        assert table[-2].startswith(f"arm | 4 | {cost.nfe} | {cost.judged} | ")
+        assert table[-1] == f"4 films, at most {want / 60:.0f} minutes"
+    bare = search_plan.cost_of("base", rollouts()["chunk"], 2, 20, 1)
+    assert bare.judged == 0 and bare.nfe == forecast(rollouts()["chunk"], 20, cost=2).nfe

@@ -160,17 +160,18 @@ def redecided(told: Story, change: Change) -> Settings:
     name = change.method or old.method
     if not method(name).streams:
         raise UsageError(f"{name} makes a video of known length and cannot go on from a moment; use chunk or fifo")
-    if change.search is not None:
+    if change.search not in (None, "none"):
         search(change.search)
     kept = replace(
         old, method=name, parameters=old.parameters if name == old.method else {},
         search=old.search if change.search is None else change.search,
         search_parameters=old.search_parameters if change.search in (None, old.search) else {},
     )  # fmt: skip
+    judged = reward_sets(old) if kept.search != "none" else []
     request = Request(
         old.prompt, old.model, name, frames=old.frames or told.frames, steps=old.steps if name == old.method else None,
         guidance=old.guidance, size=(old.width, old.height), fps=old.fps, seed=old.seed, solver=old.solver,
-        negative_prompt=old.negative_prompt, set=[*sets_of(kept), *reward_sets(old)], device=old.device,
+        negative_prompt=old.negative_prompt, set=[*sets_of(kept), *judged], device=old.device,
         dtype=old.dtype, search=kept.search, reward=old.reward if kept.search != "none" else None, lora=old.lora,
         offload=old.offload, compile=old.compile, attention=old.attention,
     )  # fmt: skip
