@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -42,7 +44,9 @@ def append(path: Path, row: dict[str, Any]) -> None:
 
 
 def commit() -> str:
-    """The short hash of what is checked out."""
+    """The short hash of what is checked out; $COMMIT where the files came without git."""
+    if os.environ.get("COMMIT") or shutil.which("git") is None:
+        return os.environ.get("COMMIT", "")
     asked = ["git", "-C", str(RESULTS.parent), "rev-parse", "--short", "HEAD"]
     return subprocess.run(asked, capture_output=True, text=True).stdout.strip()
 

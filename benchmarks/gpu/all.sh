@@ -1,28 +1,25 @@
 #!/usr/bin/env bash
-# Everything that wants an accelerator, one command: each part at most 9 minutes, JSON and curves under the output folder.
-#   benchmarks/gpu/all.sh OUT [WHEELS]     WHEELS: a folder of wheels for a machine without network (diffusers and others)
+# Everything that wants an accelerator, one command. Parts of at most 9 minutes; what is finished is not done again.
+# Measurements and a whole training take half an hour, the evidence on searches two parts of 9 minutes more.
+#
+#   benchmarks/gpu/all.sh OUT                      all parts, in the order of their worth
+#   benchmarks/gpu/all.sh OUT --minutes 9.5        no part is begun that would not end in this time: call again
+#   benchmarks/gpu/all.sh OUT --parts search       some parts alone (with the weights that ship, if none were trained)
+#   benchmarks/gpu/all.sh OUT --scale 2            twice the minutes for every part
+#   benchmarks/gpu/all.sh OUT --from OLD_OUT       go on from what another machine brought home
+#   benchmarks/gpu/all.sh OUT --dry                tiny sizes on a CPU, every script from start to end
+#
+# OUT gets few and small files to carry home (everything.py says which); the rest stays in --work (default:
+# $TMPDIR/longtake-gpu). WHEELS=FOLDER in the environment: wheels of packages that a machine without network lacks
+# (everything.py --ready names them). COMMIT: what to write into rows where there is no git. PYTHON: which Python.
 set -euo pipefail
-out=${1:?usage: benchmarks/gpu/all.sh OUT [WHEELS]}
 cd "$(dirname "$0")/../.."
-mkdir -p "$out"
-if [ -n "${2:-}" ]; then
-  python3 -m pip install -q --no-index --no-deps --no-compile --target "$out/site" "$2"/*.whl
-  export PYTHONPATH="$out/site:$PWD"
+if [ -n "${WHEELS:-}" ]; then
+  site=${TMPDIR:-/tmp}/longtake-site
+  ${PYTHON:-python3} -m pip install -q --no-index --no-deps --no-compile --upgrade --target "$site" "$WHEELS"/*.whl
+  export PYTHONPATH="$site:$PWD"
 else
-  export PYTHONPATH="$PWD"
+  export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 fi
-export LONGTAKE_CACHE="$out/cache" HF_HUB_OFFLINE=1
-run() { echo "== $*"; timeout 540 "$@" || echo "failed or cut off: $*"; }
-run python3 benchmarks/gpu/overhead.py --out "$out/overhead.json"
-run python3 benchmarks/gpu/wan.py --out "$out/wan.json"
-run python3 benchmarks/gpu/wan.py --out "$out/wan-compiled.json" --compile --batches 4
-run python3 -m longtake.training.vae --stage stills --minutes 4 --device cuda --out "$out/cache"
-run python3 -m longtake.training.vae --stage clips --minutes 4 --device cuda --out "$out/cache"
-for stage in stills short long; do
-  run python3 -m longtake.training.pocket --stage "$stage" --minutes 7 --device cuda --out "$out/cache"
-done
-run python3 -m longtake.training.export --to "$out/pocket" --out "$out/cache"
-for set in measure reward; do
-  run python3 -m longtake.training.judge --set "$set" --minutes 7 --device cuda --out "$out/cache" --to "$out/pocket-judge"
-done
-run python3 -m longtake train progressive --model "$out/pocket" --minutes 7 --device cuda --cache "$out/cache" --to "$out/pocket-progressive"
+export HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1 OMP_WAIT_POLICY=passive
+exec "${PYTHON:-python3}" benchmarks/gpu/everything.py "$@"

@@ -1,57 +1,52 @@
-"""Engine overhead at Wan-1.3B shapes on an accelerator: random weights, the real classes, no hub.
+"""What the engine costs on top of pocket's network on an accelerator: the worst case, since that network is fast.
 
-    python benchmarks/gpu/overhead.py --out overhead.json [--small]      (--small: a size that a CPU can check)
+    python benchmarks/gpu/overhead.py --out overhead.json
 
-Overhead: the denoising loop over the same batches' transformer calls alone, A/B/A, median of 5.
+As `longtake bench` (the loop over the same batches' transformer calls alone, A/B/A, median of 5); at Wan's shapes the
+same is measured by wan.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-from diffusers import WanTransformer3DModel
-
-from longtake.apps.bench import overhead
+from longtake.apps import bench
 from longtake.apps.tables import METHODS
-from longtake.models.load import load
-from longtake.models.tiny import tiny_wan
-
-WAN_1_3B = dict(patch_size=(1, 2, 2), num_attention_heads=12, attention_head_dim=128, num_layers=30, ffn_dim=8960,
-                freq_dim=256, cross_attn_norm=True)  # fmt: skip
 
 
-def pipeline(small: bool, device: str) -> Any:
-    """The tiny pipeline with a transformer of Wan2.1-1.3B's shape (or its own)."""
-    pipe = tiny_wan(scheduler="unipc")
-    if not small:
-        own = pipe.transformer.config
-        with torch.device(device):
-            big = WanTransformer3DModel(in_channels=own.in_channels, out_channels=own.out_channels,
-                                        text_dim=own.text_dim, **WAN_1_3B)  # fmt: skip
-        pipe.transformer = big.to(torch.bfloat16).eval()
-    return pipe
+def measure(methods: tuple[str, ...], ticks: int) -> list[dict[str, Any]]:
+    """A row a method."""
+    rows = []
+    for name in methods:
+        model = bench._model(METHODS[name])
+        ratio, loop, calls = bench.overhead(METHODS[name], model, ticks)
+        rows.append({"method": name, "ratio": ratio, "loop_seconds": loop, "call_seconds": calls,
+                     "model": model.name, "dtype": model.dtype, "batch": bench.BATCH})  # fmt: skip
+        print(rows[-1], flush=True)
+    return rows
+
+
+def part(place: Any) -> None:
+    """For everything.py."""
+    import packing
+
+    if place.dry:
+        bench.ROUNDS = 1
+    for row in measure(bench.QUICK[:1] if place.dry else bench.QUICK, 1 if place.dry else 4):
+        packing.row(place.work, "overhead", place.device, row)
 
 
 def main() -> None:
-    """Measure every method and write one JSON object."""
+    """Measure the contract's methods and write one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--small", action="store_true")
     options = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    size, steps = ((256, 160), 36) if options.small else ((832, 480), 36)
-    model = load(pipeline(options.small, device), size=size, num_steps=steps, device=device)
-    found: dict[str, Any] = {"device": torch.cuda.get_device_name() if device == "cuda" else "cpu", "overhead": {}}
-    for name, row in METHODS.items():
-        ratio, loop, calls = overhead(row, model, 2)
-        found["overhead"][name] = {"ratio": ratio, "loop_seconds": loop, "call_seconds": calls}
-        print(name, found["overhead"][name], flush=True)
-        options.out.write_text(json.dumps(found))
+    options.out.write_text(json.dumps({"overhead": measure(bench.QUICK, 4)}) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

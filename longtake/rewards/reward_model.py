@@ -111,7 +111,7 @@ class LatentReward:
             return 0.0
         span = self.span or len(latents)
         weight = self.net.look.weight
-        x = torch.stack(latents[-span:])[None].to(weight)
+        x = torch.stack([latent.to(weight) for latent in latents[-span:]])[None]
         words = [buckets_of(view.prompt, self.net.config["words"])]  # type: ignore[arg-type]
         return float(self.net(x, torch.tensor([shares[-span:]]).to(weight), words).sum())
 
