@@ -43,5 +43,6 @@ def stopped(
 if __name__ == "__main__":
     from longtake.apps.cli import main
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started deaf to it
     arm(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
     main(sys.argv[4:])
