@@ -112,6 +112,12 @@ def _fresh_loggers() -> Any:
     return lambda name=None: manager.getLogger(name) if name else logging.root
 
 
+@pytest.mark.parametrize("size", ["100000x64", "64x16400"])
+def test_a_size_that_no_video_has_is_refused_before_a_model_is_loaded(said: Any, size: str, tmp_path: Path) -> None:
+    code, _, err = said("generate", "a dog walks right", "--size", size, "--out", str(tmp_path / "run"))
+    assert code == 2 and "at most 16384 pixels a side" in err and not (tmp_path / "run").exists()
+
+
 def test_a_file_of_jobs_that_is_none(said: Any, tmp_path: Path) -> None:
     for path, word in ((tmp_path, "folder"), (tmp_path / "missing.jsonl", "no such file")):
         code, _, err = said("batch", str(path))

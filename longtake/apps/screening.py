@@ -16,6 +16,9 @@ from longtake.core.solvers import RULES
 from longtake.errors import UsageError
 from longtake.output.sound import check_sound
 
+MAX_SIDE = 16384
+"""Pixels a side that the video's encoder takes."""
+
 
 def screen(request: Request) -> None:
     """Everything that can be wrong with a request by itself, before a model is even looked at."""
@@ -42,6 +45,7 @@ def screen(request: Request) -> None:
         raise UsageError(f"--guidance {request.guidance:g} is not possible; give 0 to 100 (1 or less: no guidance)")
     if request.fps is not None:
         parse_fps(request.fps)
+    _screen_size(request.size)
     choose("offload", request.offload, OFFLOAD, "--offload")
     if request.seed is not None and not 0 <= request.seed < 2**63:
         raise UsageError(f"--seed {request.seed} is not possible; give 0 to 2^63 - 1")
@@ -64,6 +68,13 @@ def screen(request: Request) -> None:
         parse_reward(request.reward)
     if request.search_budget:
         parse_budget(request.search_budget)
+
+
+def _screen_size(size: str | tuple[int, int] | None) -> None:
+    # what is no size at all is told once the model is known, with one that works
+    sides = size.lower().split("x") if isinstance(size, str) else size or ()
+    if any(int(side) > MAX_SIDE for side in sides if str(side).isdecimal()):
+        raise UsageError(f"--size {size} is not possible; a video has at most {MAX_SIDE} pixels a side")
 
 
 def search_parameters(name: str) -> list[Parameter]:
