@@ -344,14 +344,29 @@ def test_the_compiled_forward_says_the_same(folder, monkeypatch):
 @pytest.mark.parametrize("offload", ["model", "group"])
 def test_offloading_changes_no_number(folder, ucf, offload):
     for source, options in ((folder, {"size": SIZE}), (ucf, {})):
-        if offload == "group" and source is folder:
-            with pytest.raises(UsageError, match="latte is offloaded whole"):
-                load(source, offload=offload, **options)
-            continue
         prompt = PROMPT if source is folder else "surfing"
         parked, plain = load(source, offload=offload, device="cpu", **options), load(source, device="cpu", **options)
         x, levels = draw(1, 3, *plain.denoiser.can.latent_shape), torch.tensor([[1, 2, 5]])
         assert torch.equal(parked.denoiser(x, levels, [prompt]), plain.denoiser(x, levels, [prompt]))
+
+
+def test_blocks_visit_the_device_one_after_the_other(folder, monkeypatch):
+    model = load(folder, size=SIZE, offload="group", device="cpu")
+    blocks = [*model.denoiser.network.transformer.transformer_blocks,
+              *model.denoiser.network.transformer.temporal_transformer_blocks]  # fmt: skip
+    moves: list[tuple[int, str]] = []
+    for number, block in enumerate(blocks):
+        monkeypatch.setattr(block, "to", lambda place, n=number: moves.append((n, str(place))), raising=False)
+    run = model.denoiser.network.run
+    assert run.keywords == {"home": torch.device("cpu")}
+    home = torch.device("meta")
+    x, half = torch.zeros(1, 2, 4, 4, 6), len(blocks) // 2
+    text = torch.zeros(1, 4, model.denoiser.network.transformer.config.caption_channels)
+    forward_rows(model.denoiser.network.transformer, x, torch.full((1, 2), 500.0), text, home=home)
+    order = [number for pair in zip(range(half), range(half, 2 * half), strict=True) for number in pair]
+    assert moves == [(number, place) for number in order for place in ("meta", "cpu")]
+    with pytest.raises(UsageError, match="--compile and --offload group do not go together on latte"):
+        load(folder, size=SIZE, offload="group", compile=True)
 
 
 def test_a_live_pipeline_is_not_changed_by_options(pipe, folder):

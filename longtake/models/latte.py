@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from longtake.models.families import LoadOptions, Model, ModelFacts, Source
 from longtake.models.frame_codec import FrameCodec
 from longtake.models.latte_rows import forward_rows, self_check
 from longtake.models.parts import pick
+from longtake.models.place import Place, Stage
 from longtake.models.prompts import PromptCache
 from longtake.models.vp import check_config, vp_schedule
 
@@ -162,8 +164,8 @@ def _facts(source: Source, options: LoadOptions, network: Mapping[str, Any], vae
 def load_family(source: Source, options: LoadOptions) -> Model:
     """A Latte model from a folder or a live `LattePipeline`."""
     check_options(source, options)
-    if options.offload == "group":
-        raise UsageError("latte is offloaded whole, since its blocks are called in parts; use --offload model")
+    if options.offload == "group" and options.compile:
+        raise UsageError("--compile and --offload group do not go together on latte: its forward is compiled whole")
     usual = shared.usual(USUAL, source)
     transformer, vae, config, text = _parts(source, options, int(usual["max_sequence_length"]))
     known = _facts(source, options, transformer.config, vae.config)
@@ -179,7 +181,10 @@ def load_family(source: Source, options: LoadOptions) -> Model:
         temporal_compression=1,
         first_is_image=False,
     )
-    network = LatteNetwork(transformer, text, torch.compile(forward_rows) if options.compile else forward_rows)
+    run = torch.compile(forward_rows) if options.compile else forward_rows
+    if options.offload == "group":
+        run = partial(forward_rows, home=shared.pick_device(options.device))
+    network = LatteNetwork(transformer, text, run)
     model = Model(
         name=source.name,
         family="latte",
@@ -197,8 +202,22 @@ def load_family(source: Source, options: LoadOptions) -> Model:
         weights_hash=shared.weights_hash(source, WEIGHTED),
         license=shared.license_of(source),
     )
-    # our forward calls the parts of blocks, not blocks: it is compiled as a whole
-    return adapted(model, replace(options, compile=False), (transformer,), CogVideoXPipeline)
+    # our forward calls the parts of blocks, not blocks: it is compiled as a whole, and fetches blocks itself
+    if options.offload != "group":
+        return adapted(model, replace(options, compile=False), (transformer,), CogVideoXPipeline)
+    model = adapted(model, replace(options, offload="none"), (transformer,), CogVideoXPipeline)
+    return _streamed(model, transformer, shared.pick_device(options.device))
+
+
+def _streamed(model: Model, transformer: nn.Module, home: torch.device) -> Model:
+    """The model with all of its network but the blocks on the device for good, and its autoencoder while it works."""
+    for child in transformer.children():
+        if not isinstance(child, nn.ModuleList):
+            child.to(home)
+    denoiser: Any = model.denoiser
+    codec: Any = model.codec
+    denoiser.place = codec.place = Place(home, Stage(home), (transformer,))
+    return model
 
 
 def _parts(source: Source, options: LoadOptions, max_length: int) -> tuple[nn.Module, nn.Module, Any, LatteText]:

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from longtake.errors import UsageError
+from longtake.models.place import visiting
 
 
 def forward_rows(
@@ -22,10 +23,12 @@ def forward_rows(
     times: Float[Tensor, "B F"],
     text: Float[Tensor, "B L D"],
     lengths: list[int] | None = None,
+    home: torch.device | None = None,
 ) -> Float[Tensor, "B F C2 H W"]:
     """What diffusers' `LatteTransformer3DModel` predicts when each row has its own time.
 
-    `lengths`: how many of the text's tokens each window reads, the first ones; all by default.
+    lengths  how many of the text's tokens each window reads, the first ones; all by default
+    home     where blocks come to one after the other from the host's memory, with all else already there
     """
     batch, num_rows, _, height, width = x.shape
     patch = transformer.config.patch_size
@@ -40,13 +43,15 @@ def forward_rows(
     mask = _mask(lengths, text, num_rows)
     pairs = zip(transformer.transformer_blocks, transformer.temporal_transformer_blocks, strict=True)
     for number, (over_space, over_time) in enumerate(pairs):
-        tokens = block(over_space, tokens, spatial, words, mask)
+        with visiting(over_space, home):
+            tokens = block(over_space, tokens, spatial, words, mask)
         sequences = tokens.unflatten(0, (batch, num_rows)).transpose(1, 2).flatten(0, 1)  # ((B S), F, D)
         if number == 0 and num_rows > 1:
-            sequences = sequences + transformer.temp_pos_embed[:, :num_rows].to(tokens.dtype)
-        sequences = block(over_time, sequences, temporal)
+            sequences = sequences + transformer.temp_pos_embed[:, :num_rows].to(tokens)
+        with visiting(over_time, home):
+            sequences = block(over_time, sequences, temporal)
         tokens = sequences.unflatten(0, (batch, -1)).transpose(1, 2).flatten(0, 1)
-    shift, scale = (transformer.scale_shift_table[None] + embedded[:, None]).chunk(2, dim=1)
+    shift, scale = (transformer.scale_shift_table[None].to(embedded.device) + embedded[:, None]).chunk(2, dim=1)
     tokens = transformer.proj_out(transformer.norm_out(tokens) * (1 + scale) + shift)
     return unpatched(tokens, (height // patch, width // patch), patch).unflatten(0, (batch, num_rows))
 

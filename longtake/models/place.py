@@ -24,6 +24,19 @@ class Stage:
             self.front = part.to(self.device)
 
 
+@contextmanager
+def visiting(part: nn.Module, home: torch.device | None) -> Iterator[None]:
+    """While open, `part` is on `home`, and on the host again afterwards; None: it stays where it is."""
+    if home is None:
+        yield
+        return
+    part.to(home)
+    try:
+        yield
+    finally:
+        part.to("cpu")
+
+
 class Place:
     """The device that a denoiser or a codec works on (`home`, None: where its weights are).
 
