@@ -30,6 +30,15 @@ def test_every_method_and_search_keeps_to_its_device(runs):
     assert {name: error for name, error in runs.items() if error} == {}
 
 
+@pytest.mark.slow
+def test_trainings_keep_to_their_device(tmp_path):
+    command = [sys.executable, "-m", "tests.device_training", str(tmp_path)]
+    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr[-3000:]
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert len(told) == 11 and {name: error for name, error in told.items() if error} == {}
+
+
 MIXED = """
 import torch
 from tests.pretend import pretended

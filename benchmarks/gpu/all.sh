@@ -11,7 +11,7 @@
 #
 # OUT gets few and small files to carry home (everything.py says which); the rest stays in --work (default:
 # $TMPDIR/longtake-gpu). WHEELS=FOLDER in the environment: wheels of packages that a machine without network lacks
-# (everything.py --ready names them). COMMIT: what to write into rows where there is no git. PYTHON: which Python.
+# (`all.sh --ready` names them; mostly diffusers, ftfy, av and jaxtyping, with importlib_metadata, zipp and wcwidth). COMMIT: what to write into rows where there is no git. PYTHON: which Python.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 if [ -n "${WHEELS:-}" ]; then

@@ -225,6 +225,7 @@ def main() -> int:
                 marker.write_text(f"{seconds:.1f}\n")
             print(f"   {told[part.name]} in {seconds:.0f} s\n{packing.tail(work, part.name)}", flush=True)
             packing.pack(work, options.out)
+    packing.pack(work, options.out)
     print("\n".join(f"{name:<14} {result}" for name, result in told.items()))
     return any(result in ("failed", "cut off") for result in told.values())
 
