@@ -16,7 +16,7 @@ KEPT = tempfile.TemporaryDirectory(prefix="longtake-tests-")
 FIXED = {
     "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "LONGTAKE_CACHE": KEPT.name,
     "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "COLUMNS": "100", "PYTHONUTF8": "1",
-    "CUDA_VISIBLE_DEVICES": "",
+    "CUDA_VISIBLE_DEVICES": "", "HF_HOME": KEPT.name,
 }  # fmt: skip
 os.environ.update(FIXED)
 for name in ("FORCE_COLOR", "PY_COLORS", "NO_COLOR", "GITHUB_ACTIONS", "PYTHONSTARTUP", "XDG_CACHE_HOME"):

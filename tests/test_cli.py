@@ -225,7 +225,6 @@ WRONG_WITH_MODEL: list[tuple[list[str], str]] = [
     (["--method", "chunk", "--set", "ending=shrink"], "queues that run empty"),
     (["--set", "ending=shrink", "--seconds", "inf"], "needs to know the end"),
     (["--set", "prompt_rule=any"], "majority|start|queue_switch"),
-    (["--method", "fifo", "--search", "latsearch"], "--method chunk"),
     (["--method", "chunk", "--search", "reflect"], "cannot regrow"),
     (["--device", "abacus"], "abacus"),
     (["--dtype", "float7"], "float7"),
