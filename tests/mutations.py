@@ -19,7 +19,15 @@ from longtake.rollouts import diagonal
 from longtake.rollouts.diagonal import Diagonal, LineState
 from longtake.search import branch
 from longtake.search.population import Member, Population
-from tests import search_faults, test_laws, test_rewards, test_search_laws, test_search_methods
+from tests import (
+    search_faults,
+    test_laws,
+    test_rewards,
+    test_search_branches,
+    test_search_laws,
+    test_search_methods,
+    test_search_previews,
+)
 
 Patch = Any  # pytest.MonkeyPatch
 
@@ -220,5 +228,46 @@ FAULTS = [
         "judges what came before the fork",
         search_faults.forgets_the_fork,
         test_search_methods.test_what_is_judged_is_what_the_candidate_made,
+    ),
+    Fault("reward of one frame", search_faults.one_frame_reward, test_rewards.test_equation_7_by_hand),
+    Fault(
+        "sums of scores forgotten",
+        search_faults.totals_forgotten,
+        test_search_branches.test_beams_by_their_sums_are_ranked_by_their_sums,
+    ),
+    Fault(
+        "particles scored a level late",
+        search_faults.scored_a_level_late,
+        lambda: test_search_methods.test_searches_on_chunks_cost_what_their_headers_say(16, 3, 4, 2),
+    ),
+    Fault(
+        "candidates by a global count",
+        search_faults.global_noise,
+        lambda: test_search_laws.test_a_search_changes_something_repeats_itself_and_passes_the_check("best-of chunk"),
+    ),
+    Fault(
+        "every generation begins anew",
+        search_faults.generations_restart,
+        lambda: test_search_methods.test_searches_on_chunks_cost_what_their_headers_say(16, 3, 4, 2),
+    ),
+    Fault(
+        "copies change what was decided before",
+        search_faults.copies_touch_what_was_decided,
+        test_search_branches.test_copies_change_nothing_that_was_decided_before,
+    ),
+    Fault(
+        "latents lost while particles live",
+        search_faults.first_out_of_many,
+        lambda: test_search_branches.test_on_a_queue_all_of_the_winner_comes_out_and_nothing_else("latsearch fifo"),
+    ),
+    Fault(
+        "a preview from other noise",
+        search_faults.preview_from_other_noise,
+        lambda: test_search_previews.test_a_preview_of_all_steps_is_the_clip("chunk"),
+    ),
+    Fault(
+        "the worst wins",
+        search_faults.worst_wins,
+        lambda: test_search_methods.test_clips_with_a_planted_candidate_are_found("best-of chunk"),
     ),
 ]

@@ -77,3 +77,77 @@ def forgets_the_fork(patch: Patch) -> None:
         return replace(view, recent=len(view.past))
 
     patch.setattr(branch, "look", all_of_it)
+
+
+def one_frame_reward(patch: Patch) -> None:
+    """Eq. 7's sum is over the newest picture alone, as in ScalingNoise's released code."""
+    from longtake.rewards import consistency
+
+    score = consistency.Consistency._score
+    patch.setattr(consistency.Consistency, "_score", lambda self, d, anchor: score(self, d[-1:], anchor))
+
+
+def totals_forgotten(patch: Patch) -> None:
+    """A beam that is asked for the sum of scores ranks by the last."""
+    rank = Population._ranked
+
+    def last(self: Population, members: list[Member], *rest: Any) -> Any:
+        return rank(self, [replace(member, total=0.0) for member in members], *rest)
+
+    patch.setattr(Population, "_ranked", last)
+
+
+def scored_a_level_late(patch: Patch) -> None:
+    """Particles are looked at one level below those that were asked for."""
+    level = branch.level_of
+    patch.setattr(branch, "level_of", lambda *given: level(*given) + 1)
+
+
+def global_noise(patch: Patch) -> None:
+    """What candidates are drawn with is no function of the seed and the place, but of what was drawn before."""
+    from itertools import count
+
+    numbers, key = count(1), branch.fork_key
+    patch.setattr(branch, "fork_key", lambda inner, tick, number: number and key(inner, tick + next(numbers), number))
+
+
+def generations_restart(patch: Patch) -> None:
+    """Every generation starts at pure noise, as EvoSearch's released code restarts at the first of its levels."""
+    from longtake.search.generations import Generations
+
+    children = Generations._children
+
+    def again(self: Generations, state: Any) -> Any:
+        return self._first(state.base, state.tick) if state.generation else children(self, state)
+
+    patch.setattr(Generations, "_children", again)
+
+
+def copies_touch_what_was_decided(patch: Patch) -> None:
+    """A copy's jitter goes into every row in flight, also those that an earlier decision was about."""
+    patch.setattr(branch, "altered", lambda inner, state, key, mix, start: inner.fork(state, key, mix, "flight"))
+
+
+def first_out_of_many(patch: Patch) -> None:
+    """Latents of the first particle come out while others may still win."""
+
+    def hasty(self: latsearch.LatSearch, member: Member, state: Any, emission: Emission) -> Member:
+        after = branch.moved(member, state, emission, 16)
+        if emission.latents:
+            after = replace(after, pending=(branch.Pending(member.name, emission),))  # and those before are gone
+        return after
+
+    patch.setattr(latsearch.LatSearch, "_moved", hasty)
+
+
+def preview_from_other_noise(patch: Patch) -> None:
+    """A preview begins from other noise than the clip that is made (the k-step paper keeps noise and seed)."""
+    from longtake.rollouts.diagonal import Diagonal
+
+    look = Diagonal.preview
+    patch.setattr(Diagonal, "preview", lambda self, state, steps: look(self, self.fork(state, 99), steps))
+
+
+def worst_wins(patch: Patch) -> None:
+    """Scores are sorted the wrong way round."""
+    patch.setattr(branch, "ranked", lambda values: sorted(range(len(values)), key=lambda place: values[place]))
