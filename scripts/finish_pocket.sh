@@ -54,7 +54,7 @@ progressive() {  # the fine-tune follows its base: what another base left behind
   $py -m longtake train progressive --minutes 32 --to $weights/pocket-progressive
 }
 
-trained=$(sum_of "$cache/pocket-long/checkpoint.pt")
+trained=$(sum_of "$cache/pocket-long/checkpoint.safetensors")
 step export "$trained" $py -m longtake.training.export --to $weights/pocket
 vae=$(sum_of $weights/pocket/vae/*.safetensors)
 step preview "$vae" $py -m longtake train preview --minutes 4

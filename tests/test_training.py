@@ -9,6 +9,7 @@ import torch
 from diffusers import WanPipeline, WanTransformer3DModel
 from transformers import AutoTokenizer
 
+from longtake.output import checkpoint
 from longtake.training import cache, export, fold, loop, optim, pocket, preview, sample, text, vae
 from longtake.world.captions import vocabulary
 
@@ -135,6 +136,50 @@ def test_training_resumes_bit_equal(tmp_path):
         assert torch.equal(value, rest.model.state_dict()[name]), name
     for name, value in whole.ema.shadow.items():
         assert torch.equal(value, rest.ema.shadow[name]), name
+
+
+def test_a_checkpoint_is_whole_or_the_one_before(tmp_path, monkeypatch):
+    run = tiny_run(tmp_path / "run")
+    run.step = 1
+    run.save()
+    assert sorted(path.name for path in run.folder.iterdir()) == ["checkpoint.json", "checkpoint.safetensors"]
+    replace = checkpoint.os.replace
+
+    def die(source, target):  # the first rename commits, what comes after it may be lost
+        replace(source, target)
+        raise KeyboardInterrupt
+
+    for step, kill, kept in ((2, "save_file", 1), (3, "replace", 3)):
+        run.step = step
+        with monkeypatch.context() as patch:
+            if kill == "save_file":
+                patch.setattr(checkpoint, kill, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            else:
+                patch.setattr(checkpoint.os, kill, die)
+            with pytest.raises(KeyboardInterrupt):
+                run.save()
+        again = tiny_run(tmp_path / "run")
+        assert again.load() and again.step == kept
+        assert loop.averaged(run.folder).keys() == run.ema.shadow.keys()
+
+
+def test_a_stage_begins_from_the_one_before_and_then_goes_on(tmp_path, monkeypatch):
+    small = pocket.shapes.TRANSFORMER | dict(num_layers=1, ffn_dim=64, num_attention_heads=1, attention_head_dim=32)
+    monkeypatch.setattr(pocket.shapes, "TRANSFORMER", small)
+    with pytest.raises(FileNotFoundError, match="stills first"):
+        pocket.start("short", tmp_path, "cpu")
+    first = pocket.start("stills", tmp_path, "cpu")
+    first.step, first.seconds = 7, 60.0
+    first.save()
+    following = pocket.start("short", tmp_path, "cpu")
+    assert (following.step, following.seconds) == (0, 0.0)
+    assert all(
+        torch.equal(following.model.state_dict()[name], value) for name, value in first.model.state_dict().items()
+    )
+    following.step = 3
+    following.save()
+    assert pocket.start("short", tmp_path, "cpu").step == 3
+    assert export.newest(tmp_path, ["pocket-long", "pocket-short", "pocket-stills"]) == tmp_path / "pocket-short"
 
 
 class Cut(loop.Budget):

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from longtake.training import cache, shapes, text
-from longtake.training.loop import CACHE
+from longtake.training.loop import CACHE, newest
 from longtake.training.pocket import Pocket, load_vae, new_pocket
 from longtake.training.vae import load_ema, new_vae
 
@@ -70,8 +70,10 @@ def export(model: Pocket, vae: AutoencoderKLWan, mean: Tensor, std: Tensor, fold
 def trained(out: Path) -> Pocket:
     """The averaged weights of the latest stage."""
     model = new_pocket()
-    done = [out / f"pocket-{stage}/checkpoint.pt" for stage in ("long", "short", "stills")]
-    load_ema(next(path for path in done if path.exists()), model)
+    latest = newest(out, [f"pocket-{stage}" for stage in ("long", "short", "stills")])
+    if latest is None:
+        raise FileNotFoundError(f"{out} has no trained pocket; begin with: longtake train pocket --stage stills")
+    load_ema(latest, model)
     return model.eval()
 
 

@@ -30,9 +30,9 @@ from torch import Tensor, nn
 from longtake.metrics.judge import CLASSES, FEATURES, SETS, SPAN, WEIGHTS, Judge, classify
 from longtake.training import judge_data as data
 from longtake.training.export import write
-from longtake.training.loop import CACHE, Budget, Ema, Run, train
+from longtake.training.loop import CACHE, Budget, Ema, Run, newest, train
 from longtake.training.optim import Optimizer
-from longtake.training.pocket import load_vae
+from longtake.training.pocket import VAES, load_vae
 from longtake.world.grammar import MOTIONS, scene
 from longtake.world.renderer import render
 
@@ -190,8 +190,7 @@ def accuracies(judge: Judge, clips: list[tuple[str, Tensor, dict[str, Tensor]]])
 
 def newest_vae(out: Path) -> AutoencoderKLWan:
     """The autoencoder in training, else the one that ships."""
-    stages = ("joint", "decoder", "clips", "stills")
-    if any((out / f"vae-{stage}/checkpoint.pt").exists() for stage in stages):
+    if newest(out, VAES):
         return load_vae(out)
     return AutoencoderKLWan.from_pretrained(WEIGHTS.parent / "pocket" / "vae", torch_dtype=torch.float32).eval()
 

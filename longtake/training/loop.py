@@ -7,15 +7,18 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from longtake.output import checkpoint
 from longtake.training.optim import Optimizer
 
+STATE = "checkpoint"
+"""Name of a run's checkpoint: `checkpoint.json` and `checkpoint.safetensors`, written as one (output/checkpoint)."""
 CACHE = Path(os.environ.get("LONGTAKE_CACHE", ".cache/longtake"))
 
 
@@ -52,7 +55,7 @@ class Budget:
 
 @dataclass
 class Run:
-    """Everything that a checkpoint holds. `folder` gets `checkpoint.pt` and `curve.jsonl`."""
+    """Everything that a checkpoint holds. `folder` gets `checkpoint.json`, its tensors, and `curve.jsonl`."""
 
     folder: Path
     model: nn.Module
@@ -63,21 +66,19 @@ class Run:
     seconds: float = 0.0
 
     def save(self) -> None:
+        """Write the checkpoint; a kill at any moment leaves the old one or the new one."""
         self.folder.mkdir(parents=True, exist_ok=True)
         state = dict(
             model=self.model.state_dict(), optimizer=self.optimizer.state_dict(), ema=self.ema.shadow,
             ema_steps=self.ema.steps, generator=self.generator.get_state(), step=self.step, seconds=self.seconds,
         )  # fmt: skip
-        partial = self.folder / "checkpoint.tmp"
-        torch.save(state, partial)
-        partial.replace(self.folder / "checkpoint.pt")
+        checkpoint.save(state, self.folder, STATE)
 
-    def load(self) -> bool:
-        """Continue from the folder's checkpoint; False if there is none."""
-        path = self.folder / "checkpoint.pt"
-        if not path.exists():
+    def load(self, folder: Path | None = None) -> bool:
+        """Continue from the folder's checkpoint (or another's); False if there is none."""
+        if not checkpoint.exists(folder or self.folder, STATE):
             return False
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = checkpoint.load(folder or self.folder, STATE)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         for name, value in state["ema"].items():
@@ -93,6 +94,16 @@ class Run:
         with (self.folder / "curve.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
         print(line, flush=True)
+
+
+def averaged(folder: Path) -> dict[str, Tensor]:
+    """The averaged weights of a run's checkpoint. CheckpointError if it has none."""
+    return checkpoint.load(folder, STATE)["ema"]
+
+
+def newest(out: Path, names: Sequence[str]) -> Path | None:
+    """The first of these runs below `out` that has a checkpoint."""
+    return next((out / name for name in names if checkpoint.exists(out / name, STATE)), None)
 
 
 def rate(progress: float, step: int, warmup: int = 100, decay: float = 0.3) -> float:

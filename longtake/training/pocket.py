@@ -11,7 +11,6 @@ clips begin with 1-4 clean latents told as time 0 (image to video, continuation)
 from __future__ import annotations
 
 import argparse
-import shutil
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import Tensor, nn
 
 from longtake.training import cache, draw, shapes, text
-from longtake.training.loop import CACHE, Budget, Ema, Run, train
+from longtake.training.loop import CACHE, Budget, Ema, Run, newest, train
 from longtake.training.optim import Optimizer
 from longtake.training.vae import load_ema
 from longtake.world.grammar import MOTIONS, PLACES, SUBJECTS, TIMES
@@ -29,6 +28,7 @@ from longtake.world.grammar import MOTIONS, PLACES, SUBJECTS, TIMES
 STAGES = {"stills": (1, 64), "short": (4, 32), "long": (12, 16)}  # latents, batch
 STILLS = {"stills": 1.0, "short": 0.6, "long": 0.35}  # share of steps on stills: they show the most subjects a minute
 BEFORE = {"stills": None, "short": "stills", "long": "short"}
+VAES = tuple(f"vae-{stage}" for stage in ("joint", "decoder", "clips", "stills"))  # the latest first
 RATE = 1.5e-3
 LONGEST = 28  # tokens of a caption that training reads; one length for all batches, so that nothing is recompiled
 MUON = 2.5  # times RATE, for the matrices: spectral norm of an update 0.012 (256x256), right for a few thousand steps
@@ -143,12 +143,6 @@ def head_losses(model: Pocket, data: dict[str, Tensor]) -> tuple[Tensor, dict[st
 def start(stage: str, out: Path, device: str, weights: Path | None = None) -> Run:
     """The stage's run: continued, or begun from the stage before, or from an exported folder."""
     folder, before = out / f"pocket-{stage}", BEFORE[stage]
-    if not (folder / "checkpoint.pt").exists() and before and weights is None:
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copy(out / f"pocket-{before}" / "checkpoint.pt", folder / "checkpoint.pt")
-        fresh = True
-    else:
-        fresh = False
     model = new_pocket()
     if weights is not None:
         model.transformer.load_state_dict(WanTransformer3DModel.from_pretrained(weights / "transformer").state_dict())
@@ -156,8 +150,9 @@ def start(stage: str, out: Path, device: str, weights: Path | None = None) -> Ru
     model.to(device)
     run = Run(folder, model, optimizer(model), Ema(model, 0.9995))
     run.generator.manual_seed(2)
-    run.load()
-    if fresh:
+    if not run.load() and before and weights is None:
+        if not run.load(out / f"pocket-{before}"):
+            raise FileNotFoundError(f"{out / f'pocket-{before}'} has no checkpoint; train the stage {before} first")
         run.step, run.seconds = 0, 0.0
     return run
 
@@ -165,8 +160,10 @@ def start(stage: str, out: Path, device: str, weights: Path | None = None) -> Ru
 def load_vae(out: Path) -> AutoencoderKLWan:
     """The averaged VAE of the latest stage that was trained."""
     vae = AutoencoderKLWan(**shapes.VAE).eval()
-    done = [out / f"vae-{stage}/checkpoint.pt" for stage in ("joint", "decoder", "clips", "stills")]
-    load_ema(next(path for path in done if path.exists()), vae)
+    trained = newest(out, VAES)
+    if trained is None:
+        raise FileNotFoundError(f"{out} has no trained autoencoder; begin with: longtake train vae --stage stills")
+    load_ema(trained, vae)
     return vae
 
 

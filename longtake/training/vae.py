@@ -22,7 +22,7 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
 from longtake.training import fold, shapes
-from longtake.training.loop import CACHE, Budget, Ema, Run, train
+from longtake.training.loop import CACHE, Budget, Ema, Run, averaged, newest, train
 from longtake.training.optim import Optimizer
 from longtake.training.pool import Pool, clips
 
@@ -101,16 +101,16 @@ def optimizer(vae: nn.Module, lr: float, muon: bool = True) -> Optimizer:
     return Optimizer(list(hidden.values()), [p for n, p in vae.named_parameters() if n not in hidden], lr)
 
 
-def load_ema(path: Path, model: nn.Module) -> None:
-    """Averaged weights of a checkpoint into a module."""
-    ema = torch.load(path, map_location="cpu", weights_only=True)["ema"]
+def load_ema(folder: Path, model: nn.Module) -> None:
+    """Averaged weights of a run into a module."""
+    ema = averaged(folder)
     for name, p in model.named_parameters():
         p.data.copy_(ema[name])
 
 
 def _start(stage: str, out: Path, weights: Path | None, device: str) -> Run:
     vae = new_vae()
-    if weights is not None and weights.suffix == ".pt":
+    if weights is not None and newest(weights.parent, [weights.name]):
         load_ema(weights, vae)
         for layer in vae.modules():
             if isinstance(layer, nn.Conv3d) and layer.kernel_size[0] == 3:
@@ -118,7 +118,7 @@ def _start(stage: str, out: Path, weights: Path | None, device: str) -> Run:
     elif weights is not None:
         vae = AutoencoderKLWan.from_pretrained(weights, torch_dtype=torch.float32)
     elif stage in BEFORE:
-        load_ema(out / f"vae-{BEFORE[stage]}/checkpoint.pt", vae)
+        load_ema(out / f"vae-{BEFORE[stage]}", vae)
     vae.to(device)
     vae.encoder.requires_grad_(stage != "decoder")
     vae.quant_conv.requires_grad_(stage != "decoder")
@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("--stage", choices=list(STAGES), default="stills")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=CACHE)
-    parser.add_argument("--weights", type=Path, help="an exported vae folder to continue from")
+    parser.add_argument("--weights", type=Path, help="an exported vae folder, or that of a run, to continue from")
     args = parser.parse_args()
     torch.set_num_threads(2)
     train_vae(args.minutes, args.stage, args.device, args.out, args.weights)
