@@ -3,9 +3,9 @@
 #
 #   scripts/finish_pocket.sh NAME          NAME: what tables call this set of weights, such as pocket-1
 #
-# Minutes on two quiet cores: export 0.5, preview 3, judges 8, their check 3, speed 1, world suite 10, ceiling 3,
-# drift 20, progressive fine-tuning 32, its suite 10, its drift 15, cards 0.1. A step that is done for the present
-# weights is not done again.
+# Minutes on two quiet cores: export 0.5, preview 3, judges 8, their check 3, speed 1, then world suite 12 beside
+# ceiling 4 and drift 24, progressive fine-tuning 32, its suite 12 beside its drift 18, cards 0.1. What stands side by
+# side has a core each. A step that is done for the present weights is not done again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 name=${1:?usage: scripts/finish_pocket.sh NAME}
@@ -63,14 +63,26 @@ judge=$(sum_of $weights/pocket-judge/*/judge.safetensors)
 pocket=$(sum_of $weights/pocket/*/*.safetensors)
 step judges-check "$judge-$vae" $py benchmarks/world_judges.py
 step speed "$pocket" $py benchmarks/world_speed.py
-step world "$pocket-$judge" $py benchmarks/world.py --name "$name"
-step ceiling "$vae-$judge" $py benchmarks/ceiling.py
+measured() {
+  export OMP_NUM_THREADS=1
+  step world "$pocket-$judge" $py benchmarks/world.py --name "$name" &
+  local first=$!
+  step ceiling "$vae-$judge" $py benchmarks/ceiling.py
+  step drift "$pocket-$judge" $py benchmarks/drift.py --captions 8
+  wait $first
+}
+(measured)
 keep_curves
 $py benchmarks/world_cards.py
-step drift "$pocket-$judge" $py benchmarks/drift.py --captions 8
 step progressive "$pocket" progressive "$pocket"
-step progressive-world "$pocket-$judge" $py benchmarks/world.py --name "$name-progressive" --model pocket-progressive
-step progressive-drift "$pocket-$judge" $py benchmarks/drift.py --captions 8 --arms progressive tuned
+tuned_measured() {
+  export OMP_NUM_THREADS=1
+  step progressive-world "$pocket-$judge" $py benchmarks/world.py --name "$name-progressive" --model pocket-progressive &
+  local first=$!
+  step progressive-drift "$pocket-$judge" $py benchmarks/drift.py --captions 8 --arms progressive tuned
+  wait $first
+}
+(tuned_measured)
 keep_curves
 $py benchmarks/world_cards.py
 echo "all done; look at docs/figures/drift.svg and docs/cards, then commit weights, results, figures and cards"
