@@ -39,5 +39,5 @@ def save_run(folder: Path, prompt: str, seed: int = 0, fps: str = "8", ended: bo
     settings = {"format": 1, "prompt": prompt, "seed": seed, "model_name": "pocket", "method": "fifo", "fps": fps}
     (folder / "run.json").write_text(json.dumps(settings))
     if ended:
-        (folder / "FINISHED").write_text(json.dumps({"frames": 40}))
+        (folder / "FINISHED").write_text(json.dumps({"frames": 40, "latents": 10, "nfe": 0, "seconds": 0.0}))
     return folder

@@ -197,6 +197,9 @@ def test_eyes_name_what_they_lack():
     assert eyes.stand_ins() == {"dynamic_degree": "opencv-dis"}
 
 
+COST: dict[str, Any] = {"nfe": 0, "seconds": 0.0, "sha256": ""}
+"""What a line of a trace says besides."""
+
 # -- inputs ----------------------------------------------------------------------------------------------------------
 
 
@@ -206,7 +209,7 @@ def make_run(folder: Path, lines: list[tuple[int, int, int, int]]) -> Path:
     film, _ = films.seamed(48)
     films.save(film, folder / "video.mp4")
     (folder / "run.json").write_text(json.dumps({"format": 1, "prompt": "a dog"}))
-    trace = [{"latents": line[:2], "frames": line[2:], "sha256": ""} for line in lines]
+    trace = [{"latents": line[:2], "frames": line[2:], "prompt": "a dog", **COST} for line in lines]
     (folder / "trace.jsonl").write_text("".join(json.dumps(line) + "\n" for line in trace))
     return folder
 
@@ -236,7 +239,7 @@ def test_what_a_new_prompt_changes_is_neither_drift_nor_seam(cli: Any, tmp_path:
         run = make_run(tmp_path / name, [])
         films.save(film, run / "video.mp4")
         lines = [(0, 6, 0, 24, ""), (6, 12, 24, 48, ""), (12, 18, 48, 72, second), (18, 24, 72, 96, second)]
-        trace = [{"latents": p[:2], "frames": p[2:4], "prompt": p[4] or "a dog at noon", "sha256": ""} for p in lines]
+        trace = [{"latents": p[:2], "frames": p[2:4], "prompt": p[4] or "a dog at noon", **COST} for p in lines]
         (run / "trace.jsonl").write_text("".join(json.dumps(line) + "\n" for line in trace))
         found[name] = cli(run, "--format", "json").json
     assert found["one"]["seam_visibility"]["n"] == 3 and found["story"]["seam_visibility"]["n"] == 2
@@ -260,7 +263,7 @@ def test_a_run_of_pocket_with_two_prompts_is_scored_as_a_story(cli: Any, tmp_pat
         films.save(torch.cat(clips).contiguous(), run / "video.mp4")
         (run / "run.json").write_text(json.dumps({"format": 1, "model_name": "pocket"}))
         prompts = [(0, 12, 0, 45, right), (12, 16, 45, 61, second), (16, 24, 61, 93, second)]
-        lines = [{"latents": p[:2], "frames": p[2:4], "prompt": p[4], "sha256": ""} for p in prompts]
+        lines = [{"latents": p[:2], "frames": p[2:4], "prompt": p[4], **COST} for p in prompts]
         (run / "trace.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         told[name] = cli(run, "--format", "json").json
     value = {name: {key: found[f"story_{key}"]["value"] for key in ("fidelity", "coverage", "coherence")}

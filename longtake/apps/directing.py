@@ -15,12 +15,12 @@ from longtake.apps.moments import Story, branching, brought, restarted, seen, st
 from longtake.apps.searches import search
 from longtake.apps.session import Session
 from longtake.apps.settings import MAX_HOURS, Request, Settings, check_prompt
-from longtake.apps.stored import sets_of
-from longtake.apps.stories import reward_sets
+from longtake.apps.stored import reward_sets, sets_of
 from longtake.apps.tables import method
 from longtake.errors import UsageError
 from longtake.output import checkpoint
 from longtake.output.directory import RunDir, typed
+from longtake.output.resuming import resumable
 from longtake.output.snapshots import Snapshots
 from longtake.output.takes import making, placed
 from longtake.output.turns import key_of
@@ -48,6 +48,7 @@ def run_extend(path: Path, frames: int, prompt: str | None, console: Console) ->
             )
         console.note(seen(told, session.job.rollout, told.latents, latents))
     with told.folder.locked():
+        resumable(session.job, told.folder)  # what is refused stays as it is
         # in this order: a kill in between leaves the run as it was, to be finished anew from its last state
         told.folder.end.unlink(missing_ok=True)
         told.folder.amend(frames=settings.frames, turns=settings.turns)

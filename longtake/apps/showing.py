@@ -63,7 +63,7 @@ def summary(folder: RunDir, settings: Settings, lines: list[dict[str, Any]]) -> 
         "prompts": list(prompts_of(lines, rate)),
         "timeline": [stretch(part, rate) for part in parts(lines)],
         "takes": [told(folder, number).__dict__ for number in takes_of(folder)],
-        "not_bit_exact": folder.settings().get("not_bit_exact", []),
+        "not_bit_exact": folder.remarks,
     }
 
 
@@ -82,8 +82,7 @@ def parts(lines: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 
 def stretch(lines: list[dict[str, Any]], rate: float) -> dict[str, Any]:
     """Some lines of a trace as one: its place, its cost, the mean score of what was chosen."""
-    scores = [line["scores"][line["chosen"]] for line in lines if line.get("scores")]
-    known = [score for score in scores if score is not None]
+    known = [score for score in map(_chosen, lines) if score is not None]
     return {
         "from": round(lines[0]["frames"][0] / rate, 3),
         "to": round(lines[-1]["frames"][1] / rate, 3),
@@ -93,6 +92,14 @@ def stretch(lines: list[dict[str, Any]], rate: float) -> dict[str, Any]:
         "score": round(sum(known) / len(known), 6) if known else None,
         "candidates": sum(len(candidates_of(line)) for line in lines),
     }
+
+
+def _chosen(line: dict[str, Any]) -> float | None:
+    # the score of what was chosen; None without a search, or of a line that was changed
+    scores, place = line.get("scores"), line.get("chosen")
+    if not isinstance(scores, list) or type(place) is not int or not 0 <= place < len(scores):
+        return None
+    return scores[place] if _is_score(scores[place]) else None
 
 
 def text_of(value: dict[str, Any]) -> Iterator[str]:
@@ -130,7 +137,19 @@ def text_of(value: dict[str, Any]) -> Iterator[str]:
 def candidates_of(line: dict[str, Any]) -> list[dict[str, Any]]:
     """What a search judged for a line of the trace."""
     found = line.get("candidates", [])
-    return [one for one in found if isinstance(one, dict) and {"tick", "name", "parent", "verdict"} <= set(one)]
+    return [one for one in found if _is_candidate(one)] if isinstance(found, list) else []
+
+
+def _is_candidate(one: Any) -> bool:
+    if not isinstance(one, dict) or not all(isinstance(one.get(name), str) for name in ("name", "parent", "verdict")):
+        return False
+    rows = one.get("rows") or [0, 0]
+    pair = isinstance(rows, list) and len(rows) == 2 and all(type(row) is int for row in rows)
+    return type(one.get("tick")) is int and pair and (one.get("score") is None or _is_score(one["score"]))
+
+
+def _is_score(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e300
 
 
 def drawn(lines: list[dict[str, Any]], settings: Settings) -> Iterator[str]:
@@ -173,4 +192,4 @@ def _family(parent: str, siblings: list[dict[str, Any]], way: set[str]) -> Itera
 
 
 def _score(one: dict[str, Any]) -> float:
-    return one["score"] if isinstance(one.get("score"), (int, float)) else float("-inf")
+    return float("-inf") if one.get("score") is None else one["score"]

@@ -15,8 +15,16 @@ T = TypeVar("T")
 BOUNDS: dict[str, tuple[float, float]] = {
     "width": (1, 1 << 14), "height": (1, 1 << 14), "steps": (1, 1000), "guidance": (0, 100), "frames": (1, 1 << 32),
     "seed": (0, 2**63 - 1), "batch": (1, 1 << 12), "threads": (1, 1 << 12), "latent": (0, 1 << 32),
-    "key": (0, 2**63 - 1), "offset": (0, 1 << 32), "nfe": (0, 2**53), "take": (0, 1 << 20),
+    "key": (0, 2**63 - 1), "frame": (0, 1 << 32), "from_frame": (0, 1 << 32),
+    "offset": (0, 1 << 32), "nfe": (0, 2**53), "take": (0, 1 << 20),
 }  # fmt: skip
+PARTS: dict[str, dict[str, Any]] = {
+    "turns": {"latent": int, "key": int, "seed": int | None, "prompt": str | None, "read_as": str | None},
+    "prompts": {"frame": int, "prompt": str, "cut": bool | None, "read_as": str | None},
+    "branch": {"latent": int, "from_frame": int, "seed": int | None},
+}
+"""What the objects inside some settings hold; what may be None may be missing."""
+
 LONGEST = 20_000
 """Characters of any text."""
 
@@ -33,6 +41,7 @@ def checked(cls: type[T], content: dict[str, Any]) -> T:
         if not fits(value, kinds[name]):
             raise UsageError(f"run.json has a {name!r} that cannot be: {shown(value)}; it was changed")
         within(name, value)
+        _inner(name, value)
         if get_origin(kinds[name]) is tuple:
             values[name] = tuple(value)
     made = cls(**values)
@@ -40,8 +49,20 @@ def checked(cls: type[T], content: dict[str, Any]) -> T:
     return made
 
 
+def _inner(name: str, value: Any) -> None:
+    for one in value if isinstance(value, list) else [value]:
+        if isinstance(one, dict):
+            for key, kind in PARTS.get(name, {}).items():
+                if not fits(one.get(key), kind):
+                    raise UsageError(f"run.json has {name} with {key} = {shown(one.get(key))}; it was changed")
+    starts = [one["frame"] for one in value] if name == "prompts" else []
+    if starts and (starts[0] != 0 or any(after <= start for start, after in zip(starts, starts[1:], strict=False))):
+        raise UsageError(f"run.json has prompts that begin at frames {shown(starts)}; it was changed")
+
+
 def named(settings: Any) -> None:
     """UsageError unless method, search and solver are known, and their parameters are what could have been typed."""
+    from longtake.apps.rewarding import parse_reward_sets
     from longtake.apps.screening import search_parameters
     from longtake.apps.tables import method, parse_sets
     from longtake.core.solvers import RULES
@@ -53,6 +74,7 @@ def named(settings: Any) -> None:
         if settings.solver is not None:
             choose("solver", settings.solver, RULES)
         parse_sets(sets_of(settings), row, search_parameters(settings.search))
+        parse_reward_sets(reward_sets(settings))
         Fraction(settings.fps)
     except (UsageError, ValueError, ZeroDivisionError) as error:
         raise UsageError(f"run.json is of another longtake, or was changed: {str(error)[:300]}") from error
@@ -67,6 +89,12 @@ def sets_of(settings: Any) -> list[str]:
     found |= {"fade": settings.fade, "prompt_rule": settings.prompt_rule, "ending": settings.ending}
     found |= settings.options
     return [f"{name}={_word(value)}" for name, value in found.items() if not isinstance(value, (list, tuple, dict))]
+
+
+def reward_sets(settings: Any) -> list[str]:
+    """What `--set` would have to be given for the same rewards."""
+    rewards = settings.reward_parameters.items()
+    return [f"{name}.{key}={_word(value)}" for name, values in rewards for key, value in values.items()]
 
 
 def _word(value: Any) -> str:

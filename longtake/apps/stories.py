@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from longtake.apps.settings import Request, Settings
-from longtake.apps.stored import checked, sets_of, shown, within
+from longtake.apps.stored import checked, reward_sets, sets_of, shown, within
 from longtake.errors import UsageError
 from longtake.output.directory import RunDir, versions
 from longtake.output.turns import Turn
@@ -81,12 +81,6 @@ def restored(path: Path | str, given: dict[str, Any]) -> tuple[Request, list[str
     if given.get("model") is None and ("model" not in told or is_path(str(request.model))):
         raise UsageError(f"{path} does not say where its model is ({shown(content.get('model_name'))}); add --model")
     return request, notes
-
-
-def reward_sets(settings: Settings) -> list[str]:
-    """What `--set` would have to be given for the same rewards."""
-    rewards = settings.reward_parameters.items()
-    return [f"{name}.{key}={value}" for name, values in rewards for key, value in values.items()]
 
 
 def over(request: Request, given: dict[str, Any]) -> Request:

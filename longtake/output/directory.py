@@ -87,10 +87,15 @@ class RunDir:
 
     @property
     def finished(self) -> dict[str, Any] | None:
-        """What FINISHED says, or None."""
+        """What FINISHED says, or None. UsageError if it was changed."""
         if not self.end.exists():
             return None
-        return read_json(self.end)
+        said = read_json(self.end)
+        for name in ("frames", "latents", "nfe", "seconds"):
+            value: Any = said.get(name)
+            if type(value) not in ((int, float) if name == "seconds" else (int,)) or not 0 <= value < 2**53:
+                raise UsageError(f"{self.end} was changed: {name} is no count; remove it and resume to make it anew")
+        return said
 
     def settings(self) -> dict[str, Any]:
         """The content of run.json. UsageError if this is no run or one of another format."""
@@ -100,11 +105,19 @@ class RunDir:
             )
         content = read_json(self.manifest)
         if content.get("format") != FORMAT:
+            known = content.get("versions")
+            maker = known.get("longtake") if isinstance(known, dict) else None
             raise UsageError(
-                f"{self.manifest} has format {content.get('format')!r}, this longtake reads {FORMAT}; "
-                f"use longtake {content.get('versions', {}).get('longtake', 'of that version')}"
+                f"{self.manifest} has format {str(content.get('format'))[:20]}, this longtake reads {FORMAT}; "
+                f"use longtake {str(maker or 'of that version')[:40]}"
             )
         return content
+
+    @property
+    def remarks(self) -> list[dict[str, Any]]:
+        """Where the run need not be bit-exact: `from_frame` and `why`, a list of texts."""
+        found = self.settings().get("not_bit_exact")
+        return [one for one in found if _is_remark(one)] if isinstance(found, list) else []
 
     def describe(self, settings: dict[str, Any]) -> None:
         """Write run.json."""
@@ -118,7 +131,7 @@ class RunDir:
     def remark(self, frame: int, reasons: list[str]) -> None:
         """Note in run.json that frames from `frame` on need not equal those of an uninterrupted run, and why."""
         if self.manifest.is_file():
-            known = self.settings().get("not_bit_exact", [])
+            known = self.remarks
             entry = {"from_frame": frame, "why": reasons}
             if entry not in known:
                 self.amend(not_bit_exact=[*known, entry])
@@ -148,6 +161,12 @@ class RunDir:
             yield
         finally:
             lock.release()
+
+
+def _is_remark(one: Any) -> bool:
+    if not isinstance(one, dict) or type(one.get("from_frame")) is not int or not isinstance(one.get("why"), list):
+        return False
+    return all(isinstance(reason, str) for reason in one["why"])
 
 
 def typed(path: str | Path) -> str:

@@ -1,4 +1,7 @@
-"""Where a run can go on from: its checkpoint, read with mistrust. A file of someone else's must not do harm."""
+"""Where a run can go on from: its checkpoint, read with mistrust. A file of someone else's must not do harm.
+
+Nothing is changed here, so that a run that is refused stays as it is.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,12 @@ import torch
 from torch import Tensor
 
 from longtake.core.rollout import Emission
+from longtake.errors import UsageError
 from longtake.output import checkpoint
 from longtake.output.checkpoint import CheckpointError
 from longtake.output.directory import RunDir
 from longtake.output.job import Job, Position
-from longtake.output.video import Tail
+from longtake.output.video import Tail, head_of
 
 LARGEST = 2**53  # of any count in a checkpoint
 
@@ -28,6 +32,14 @@ def resumable(job: Job, folder: RunDir) -> Position | None:
     position = trusted(checkpoint.load(folder.path, "state", device), f"{folder.path}/state.json", job)
     if position.pruned_for is not None and position.pruned_for != job.num_latents:
         position = trusted(checkpoint.load(folder.path, "open", device), f"{folder.path}/open.json", job)
+    for path, need in ((folder.trace, position.trace_bytes), (folder.video, position.tail.size)):
+        size = path.stat().st_size if path.exists() else 0
+        head = head_of(path)[0] if path == folder.video else 0
+        if size - head < need:
+            raise UsageError(
+                f"{path} has {size} bytes, fewer than the {head + need} of its checkpoint; "
+                "it was cut off or changed, so the run cannot be resumed"
+            )
     return position
 
 

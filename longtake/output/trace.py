@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -87,8 +87,14 @@ def plain(value: Any) -> Any:
 
 
 def read_trace(path: Path) -> list[dict[str, Any]]:
-    """All whole lines of a trace."""
-    return parsed(path.read_bytes()) if path.exists() else []
+    """All lines of a trace but one that a kill cut off. UsageError for a line that is none: it was changed."""
+    found = []
+    for number, raw in enumerate(path.read_bytes().split(b"\n")[:-1] if path.exists() else [], 1):
+        lines = parsed(raw + b"\n")
+        if not lines:
+            raise UsageError(f"{path} was changed: line {number} is no line of a trace")
+        found += lines
+    return found
 
 
 def parsed(data: bytes) -> list[dict[str, Any]]:
@@ -98,8 +104,26 @@ def parsed(data: bytes) -> list[dict[str, Any]]:
     for raw in data.split(b"\n")[:-1]:
         try:
             line = json.loads(raw)
-            known = len(line["frames"]) == 2 and isinstance(line["sha256"], str)
-        except (ValueError, KeyError, IndexError, TypeError):
+        except (ValueError, RecursionError):
             continue
-        lines += [line] if known else []
+        lines += [line] if isinstance(line, dict) and all(fits(line.get(name)) for name, fits in KINDS.items()) else []
     return lines
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**53
+
+
+def _span(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_count, value)) and value[0] <= value[1]
+
+
+def _seconds(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < 2**53
+
+
+KINDS: dict[str, Callable[[Any], bool]] = {
+    "latents": _span, "frames": _span, "nfe": _count, "seconds": _seconds, "prompt": lambda v: isinstance(v, str),
+    "sha256": lambda v: isinstance(v, str),
+}  # fmt: skip
+"""What every line has, and of which kind; what a search adds is looked at by who reads it."""
