@@ -172,6 +172,27 @@ def test_plain_from_a_picture_is_the_stock_pipeline(last: bool, image):
     assert relative(plain(model), want) > 1e-2
 
 
+@pytest.mark.parametrize("frames", [6, 9, 40, None])
+def test_a_short_clip_ends_with_the_picture_on_its_last_frame(frames):
+    """Nine frames in a window: grey, then the picture from the last frame that is shown on; by hand."""
+    model = of(tiny_wan_image(clip=False))
+    pictures = model.denoiser.wiring.pictures
+    model.end_with(picture(2), frames)
+    told, _ = pictures(noise(model, 1, 3)[0], [5, 5, 5])
+    last = torch.from_numpy(np.array(picture(2).resize(SIZE, Image.Resampling.LANCZOS))).permute(2, 0, 1) / 127.5 - 1
+    first = min(frames or 9, 9) - 1
+    video = torch.zeros(9, 3, SIZE[1], SIZE[0])
+    video[first:] = last
+    assert relative(told[:, 4:], model.codec.latents(video)) < 1e-5
+    shown = [[0.0] * 4, [0.0] * 4, [0.0] * 4]
+    for frame in range(first, 9):
+        shown[(frame + 3) // 4][(frame + 3) % 4] = 1.0
+    assert told[:, :4, 0, 0].tolist() == shown
+    # a known first row never gives way to it
+    told, _ = pictures(noise(model, 1, 3)[0], [0, 5, 5])
+    assert told[0, :4, 0, 0].tolist() == [1.0] * 4 and told[2, 3, 0, 0] == 1
+
+
 def test_only_some_can_end_with_a_picture():
     for pipe in (tiny_wan(), tiny_wan_image(clip=True)):
         with pytest.raises(UsageError, match="cannot end with a picture"):

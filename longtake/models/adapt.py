@@ -50,8 +50,9 @@ def waiting(options: LoadOptions, device: torch.device) -> torch.device:
 def adapted(model: Model, options: LoadOptions, networks: Sequence[nn.Module | None], reader: Any) -> Model:
     """The model as its options ask: LoRA, attention, compiling, offloading. Its weights are named anew by LoRAs."""
     named = add_loras(networks, options.lora, reader)
+    around = None
     if options.attention is not None:
-        attend(networks, options.attention, pick_device(options.device))
+        around = attend(networks, options.attention, pick_device(options.device))
     if options.compile:
         for network in networks:
             if network is not None:
@@ -60,6 +61,7 @@ def adapted(model: Model, options: LoadOptions, networks: Sequence[nn.Module | N
     codec: Any = model.codec
     if options.offload != "none":
         denoiser.place = codec.place = placed(networks, pick_device(options.device), options.offload)
+    denoiser.place.around = around or denoiser.place.around
     if named:
         named = sha256(f"{model.weights_hash} {named}".encode()).hexdigest()[:16]
     return replace(model, weights_hash=named or model.weights_hash)

@@ -132,8 +132,9 @@ class CogVideoXDenoiser:
         if self._tables is None or self._tables[0] != shape:
             self._tables = shape, rotary(self.transformer.config, shape, self.riflex)
         forward = forward_shared if times.ndim == 1 else forward_mixed
+        text = self._embeddings(tuple(cond))
         with self.place.working(self.transformer):
-            v = forward(self.transformer, inputs, times, self._embeddings(tuple(cond)), self._tables[1]).float()
+            v = forward(self.transformer, inputs, times, text, self._tables[1]).float()
         if self.cost == 2:
             unwanted, wanted = v.chunk(2)
             v = unwanted + self.guidance * (wanted - unwanted)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from longtake.core.model import Capabilities, Cond
 from longtake.core.schedule import NoiseSchedule
 from longtake.models.place import Place
+from longtake.models.prompts import texts_of
 
 
 class Network(Protocol):
@@ -93,6 +94,7 @@ class EpsilonDenoiser:
         if self.cost == 2:
             inputs, times = torch.cat([inputs, inputs]), torch.cat([times, times])
             prompts = [*prompts, *[self.negative_prompt] * len(cond)]
+        self.network.prepare(texts_of(prompts))  # before the network works: an encoder is another one
         with self.place.working(self.network.module):
             noise = self.network(inputs, times, prompts, list(cond) * self.cost).float()
         if self.cost == 2:

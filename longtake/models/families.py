@@ -56,9 +56,7 @@ class Family:
     status   what the family was run with: TINY unless published weights were seen here
     keys     what its `longtake.json` may hold besides `COMMON_KEYS`
     options  which `LoadOptions.extras` it has; None: its module says
-    adapts   whether LoRAs, offloading and compiling are at hand (models/adapt)
-    attends  whether its network takes diffusers' attention backends (models/attention)
-
+    adapts   whether LoRAs, offloading, compiling and attention backends are at hand (models/adapt)
     alone    why rows cannot have levels of their own, where `per_row_levels` is "no"
 
     per_row_levels and clean_rows are those of `core.model.Capabilities`.
@@ -74,7 +72,6 @@ class Family:
     clean_rows: bool = False
     options: tuple[str, ...] | None = None
     adapts: bool = False
-    attends: bool = False
     alone: str = ""
 
 
@@ -89,7 +86,6 @@ FAMILIES: dict[str, Family] = {
             keys=("guidance_2",),
             options=("riflex", "tiling"),
             adapts=True,
-            attends=True,
         ),
         Family(
             "skyreels",
@@ -104,7 +100,6 @@ FAMILIES: dict[str, Family] = {
             "Skywork/SkyReels-V2-DF-1.3B-540P-Diffusers",
             options=("riflex", "tiling", "causal_block"),
             adapts=True,
-            attends=True,
         ),
         Family(
             "videocrafter2",
@@ -214,12 +209,10 @@ def _fit(source: Source, options: LoadOptions) -> Family:
         has = f"it has {', '.join(row.options)}" if row.options else "it has none"
         raise UsageError(f"{strange[0]} is no option of {row.name}; {has}")
     asked = [flag for flag, value in (("--lora", options.lora), ("--offload", options.offload != "none"),
-                                      ("--compile", options.compile)) if value]  # fmt: skip
+                                      ("--compile", options.compile), ("--attention", options.attention))
+             if value]  # fmt: skip
     if asked and not row.adapts:
         raise UsageError(f"{asked[0]} is not at hand for {row.name}; leave it out")
     if options.attention is not None:
-        if not row.attends:
-            able = ", ".join(other.name for other in FAMILIES.values() if other.attends)
-            raise UsageError(f"--attention is not at hand for {row.name}, only for {able}; leave it out")
         import_module("longtake.models.attention").check_attention(options.attention)
     return row

@@ -216,7 +216,9 @@ def _streamed(model: Model, transformer: nn.Module, home: torch.device) -> Model
             child.to(home)
     denoiser: Any = model.denoiser
     codec: Any = model.codec
+    around = denoiser.place.around
     denoiser.place = codec.place = Place(home, Stage(home), (transformer,))
+    denoiser.place.around = around
     return model
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import nn
@@ -37,20 +38,28 @@ def visiting(part: nn.Module, home: torch.device | None) -> Iterator[None]:
         part.to("cpu")
 
 
+def nothing(part: nn.Module) -> AbstractContextManager[Any]:
+    """A part needs nothing around it."""
+    return nullcontext()
+
+
 class Place:
     """The device that a denoiser or a codec works on (`home`, None: where its weights are).
 
     With a `stage` a part is brought there while it works; those named in `streamed` come block by block by themselves.
+    `around` gives what is to be open while a part works (models/attention).
     """
 
     def __init__(
         self, home: torch.device | None = None, stage: Stage | None = None, streamed: tuple[nn.Module, ...] = ()
     ) -> None:
         self.home, self.stage, self.streamed = home, stage, streamed
+        self.around: Callable[[nn.Module], AbstractContextManager[Any]] = nothing
 
     @contextmanager
     def working(self, part: nn.Module) -> Iterator[None]:
         """While open, `part` is where it works."""
         if self.stage is not None and not any(part is other for other in self.streamed):
             self.stage.call(part)
-        yield
+        with self.around(part):
+            yield

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from longtake.core.model import Cond, embedded
+from longtake.core.model import Blend, Cond, embedded
 from longtake.errors import UsageError
 
 Encode = Callable[[nn.Module, str], Tensor]
@@ -62,6 +62,11 @@ class PromptCache:
     def release(self) -> None:
         """Let go of the encoder; embeddings made so far stay. A live pipeline keeps its own reference."""
         self._encoder = None
+
+
+def texts_of(conds: Iterable[Cond]) -> list[str]:
+    """The prompts in these conditions, both of a cross-fade."""
+    return [text for cond in conds for text in ((cond.first, cond.second) if isinstance(cond, Blend) else (cond,))]
 
 
 def clip_encode(tokenizer: Any, max_length: int = 77) -> Encode:

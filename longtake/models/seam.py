@@ -156,7 +156,7 @@ class Model:
     def end_with(self, picture: Any, frames: int | None = None) -> None:
         """End every window with this picture (PIL, None: no more). UsageError if the model cannot (`can.last_image`).
 
-        frames: of a window up to it, where decoding shows less than all of a window (`can.frames_behind`); None: all.
+        frames: of a window up to it, where a film shows less than all of a window; None: all of them.
         It is not part of a run's state: a run that goes on has to be told again.
         """
         end = getattr(self.denoiser, "end_with", None)
@@ -164,4 +164,4 @@ class Model:
             raise UsageError(
                 f"{self.name} cannot end with a picture; use one that can (Wan 2.2 I2V-A14B, Wan 2.1 FLF2V)"
             )
-        end(picture, self.size, *([frames] if self.denoiser.can.frames_behind else []))
+        end(picture, self.size, frames)

@@ -37,7 +37,7 @@ class Pictures(Protocol):
         """(channels (F, D, H, W) to append to the rows, image embedding (N, L, E) or None) of one window."""
         ...
 
-    def end_with(self, picture: Any, size: tuple[int, int]) -> None: ...
+    def end_with(self, picture: Any, size: tuple[int, int], frames: int | None) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -113,11 +113,11 @@ class WanDenoiser:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def end_with(self, picture: Any, size: tuple[int, int]) -> None:
-        """The picture (PIL, None: none) that windows end with, scaled to (width, height)."""
+    def end_with(self, picture: Any, size: tuple[int, int], frames: int | None = None) -> None:
+        """The picture (PIL, None: none) that windows end with, scaled to (width, height), `frames` frames up to it."""
         if self.wiring.pictures is None:
             raise ValueError("this network takes no pictures by channels")
-        self.wiring.pictures.end_with(picture, size)
+        self.wiring.pictures.end_with(picture, size, frames)
 
     def __call__(
         self, x: Float[Tensor, "B F C H W"], levels: Int[Tensor, "B F"], cond: Sequence[Cond]
@@ -182,8 +182,9 @@ class WanDenoiser:
             inputs, times = torch.cat([inputs, inputs]), torch.cat([times, times])
             more = () if image is None else (True, torch.cat([more[1], more[1]]))
         forward = self.wiring.forward or forward_rows
+        text = self._embeddings(tuple(cond))
         with self.place.working(network):
-            flow = forward(network, inputs, times, self._embeddings(tuple(cond)), *more).float()
+            flow = forward(network, inputs, times, text, *more).float()
         if self.cost == 2:
             wanted, unwanted = flow.chunk(2)
             flow = unwanted + guidance * (wanted - unwanted)

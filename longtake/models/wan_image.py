@@ -5,7 +5,8 @@ row four mask channels, one a pixel frame, and the latent of that video. Here th
 - leading rows at level 0 are known: they are decoded to the pixel frames they stand for;
 - no known row (a window further down a queue): the blank video, masked as unknown throughout;
 - pictures that were set with `open_with` and `end_with` stand in windows without known rows as in the stock pipeline,
-  whose every row is noisy; a last picture also ends windows with known rows.
+  whose every row is noisy; a last picture also ends windows with known rows. Where a film shows fewer frames than a
+  window has, the picture stands from the last that is shown to the window's end.
 CLIP sees the first picture (the blank one where none is known) and, in networks made for it, the last.
 
 Cost: one encoding of a window's pixels for each new set of known rows, kept by content: once a chunk, and at every
@@ -59,6 +60,7 @@ class WanPictures:
         self.codec, self.eye, self.two = codec, eye, two
         self.first: Tensor | None = None
         self.last: Tensor | None = None
+        self.frames: int | None = None
         self._first_seen: Image.Image | None = None
         self._last_seen: Image.Image | None = None
         self._told = Remembered(self._tell)
@@ -69,10 +71,13 @@ class WanPictures:
         self.first = None if picture is None else _pixels(self._first_seen)
         self._told = Remembered(self._tell)
 
-    def end_with(self, picture: Image.Image | None, size: tuple[int, int]) -> None:
-        """The picture at the end of every window; None takes it away."""
+    def end_with(self, picture: Image.Image | None, size: tuple[int, int], frames: int | None = None) -> None:
+        """The picture at the end of every window; None takes it away.
+
+        frames: pixel frames of a window up to the picture, which stands in all that follow; None: all of them.
+        """
         self._last_seen = None if picture is None else cover(picture.convert("RGB"), size)
-        self.last = None if picture is None else _pixels(self._last_seen)
+        self.last, self.frames = (None if picture is None else _pixels(self._last_seen)), frames
         self._told = Remembered(self._tell)
 
     def __call__(self, x: Float[Tensor, "F C H W"], levels: Sequence[int]) -> tuple[Tensor, Tensor | None]:
@@ -94,7 +99,8 @@ class WanPictures:
             video[0], start = self.first, 1
         mask[:start] = 1
         if self.last is not None and start < num_frames:
-            video[-1], mask[-1] = self.last, 1
+            end = max(min(self.frames or num_frames, num_frames) - 1, start)
+            video[end:], mask[end:] = self.last, 1
         # four masks a latent, those of the first picture all its own
         masks = torch.cat([mask[:1].repeat(3), mask]).reshape(len(x), 4, 1, 1).expand(-1, -1, *x.shape[2:])
         channels = torch.cat([masks.to(self.codec.device), self.codec.latents(video)], dim=1)
