@@ -199,3 +199,41 @@ def miga(denoiser: Any, noise: Any, num: int, f: int, z: int, h: int, m: int, s:
     for k in range(h, 0, -1):
         popped = one_pass(popped, [k] * len(popped))
     return popped
+
+
+FAR = 1 << 30
+
+
+def _miga_calls(rows: int, stop: int, o: int, f: int, z: int, m: int, s: int, side: str) -> list[tuple[set[int], int]]:
+    """(rows read, first row written) of the windows that write rows 0..rows-1 and may read those below `stop`."""
+    found: list[tuple[set[int], int]] = []
+    edges = [0] + [edge for edge in range(o % s, rows + s, s) if edge > 0]
+    for a, e in zip(edges, edges[1:], strict=False):
+        if a >= rows:
+            break
+        e, guides = min(e, rows) if stop < FAR else e, []
+        for size in (f - m, f):  # without guides the whole window is dense
+            b = max(min(a if side == "after" else e - size, stop - size), 0)
+            if 0 < m <= b:
+                guides = [k * b // m for k in range(m)] if b < m * z else [b - max(z // 2, 1) - k * z for k in range(m)]
+                break
+        read = {*guides, *range(b, min(b + size, stop))}
+        if not found or found[-1][0] != read:
+            found.append((read, a))
+    return found
+
+
+def miga_nfe(num: int, steps: int, f: int, z: int, h: int, m: int, s: int, side: str, rotate: bool, r: int) -> int:
+    """Header of rollouts/miga: from the last latent backwards, which rows every level needs of the one before."""
+    total, need = 0, num
+    for level in [*range(1, r + 1), *range(1, h + 1)]:
+        calls = _miga_calls(need, FAR, level if rotate else 0, f, z, m, s, side)
+        total, need = total + len(calls), max(need, *(max(read) + 1 for read, _ in calls))
+    last = (need - 1) // z + steps - h - 1
+    for tick in range(last if steps > h else -1, -1, -1):
+        head = z * max(0, tick - (steps - h) + 1)
+        rows = z * (tick + 1) - head
+        calls = _miga_calls(rows, rows, tick if rotate else 0, f, z, m, s, side)
+        living = [read for read, a in calls if head + a < need]
+        total, need = total + len(living), max(need, *(head + max(read) + 1 for read in living))
+    return total

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from longtake.core import plan
 from longtake.core import step as core_step
 from longtake.core.rows import Queue
 from longtake.core.solvers import Solver
@@ -17,7 +18,7 @@ from longtake.rewards import latent
 from longtake.rollouts import diagonal, fixed, freenoise, miga, progressive, rolling, wavefront
 from longtake.rollouts import replace as replacement
 from longtake.search import branch, freeinit
-from tests import test_reflect, test_rollouts, test_rollouts_given
+from tests import test_reflect, test_rollouts, test_rollouts_cost, test_rollouts_given
 
 Patch = Any  # pytest.MonkeyPatch
 
@@ -124,11 +125,22 @@ def _not_shuffled(patch: Patch) -> None:
     )  # fmt: skip
 
 
+def _versions_told_apart_by_level_alone(patch: Patch) -> None:
+    def touched(self: Any, index: int, level: int, x: torch.Tensor) -> bool:
+        return self.known.setdefault((index, level), self.written.get((index, level), index in self.clean))
+
+    patch.setattr(plan._Versions, "_touched", touched)
+
+
 MIGA = (3, 4, 2, 4)
 FAULTS: dict[str, tuple[Callable[[Patch], None], Callable[[], None]]] = {
     "guides one row nearer": (_guides_nearer, lambda: test_rollouts.test_miga_equals_an_independent_loop(*MIGA)),
     "a level early out of stage 1": (
         _leaves_a_level_early, lambda: test_rollouts.test_miga_equals_an_independent_loop(*MIGA),
+    ),
+    "versions told apart by level alone": (
+        _versions_told_apart_by_level_alone,
+        test_rollouts_cost.test_the_reach_counts_levels_that_are_passed_twice,
     ),
     "windows write in place": (_in_place, lambda: test_rollouts.test_miga_equals_an_independent_loop(*MIGA)),
     "old versions dropped too soon": (

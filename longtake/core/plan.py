@@ -6,7 +6,7 @@ formula that could disagree with the code. Formulas stand in the tests, as the o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -65,7 +65,7 @@ def reach(rollout: Rollout[Any]) -> int:
     """How many latents before row j can change when the prompt changes at row j, over all places of j in the cycle.
 
     Spreads the change through the calls of a ghost run: a call is touched if its prompt is the new one or if it reads
-    a touched version (index, level) of a row, and then touches those that it writes.
+    a touched version of a row, and then touches those that it writes.
     """
     ghost, watcher = emptied(rollout), _Watcher()
     state = watcher.drive(ghost.init(0, Timeline.of("a")))
@@ -79,32 +79,53 @@ def reach(rollout: Rollout[Any]) -> int:
 
 
 def _reach_at(ghost: Rollout[Any], state: Any, change: int) -> int:
-    watcher = _Watcher()
+    watcher, versions = _Watcher(), _Versions(state)
     state = replace(state, timeline=Timeline(((0, "a"), (change, "b"))))
-    written: set[tuple[int, int]] = set()
-    touched: set[tuple[int, int]] = set()
     while state.emitted < change and not state.finished:
         watcher.lists = []
         state, emission = watcher.drive(ghost.step(state))
         for calls in watcher.lists:
-            hit = [call for call in calls if call.cond == "b" or not touched.isdisjoint(_versions(call, written))]
-            written.update(version for call in calls for version in _written(call))
-            touched.update(version for call in hit for version in _written(call))
-        early = [index for index in range(emission.start, emission.stop) if (index, 0) in touched]
+            versions.follow(calls)
+        early = [index for index in range(emission.start, emission.stop) if index in versions.clean]
         if early:
             return max(change - early[0], 0)
     return 0
 
 
-def _versions(call: Call, written: set[tuple[int, int]]) -> list[tuple[int, int]]:
-    # a version that no call wrote was made of the finished row (noised context)
-    pairs = list(zip(call.window.read, call.levels, strict=True))
-    return [pair if pair in written else (pair[0], 0) for pair in pairs]
+class _Versions:
+    """Which versions of rows a change has touched.
 
+    A version is a tensor, not a level: a row that is noised again (`miga.refine`) passes some levels twice, and windows
+    may still read how it was at them the first time.
+    """
 
-def _written(call: Call) -> list[tuple[int, int]]:
-    level = dict(zip(call.window.read, call.levels, strict=True))
-    return [(i, level[i] - 1 if call.window.to < 0 else call.window.to) for i in call.window.write]
+    def __init__(self, state: Any) -> None:
+        self.known: dict[int, tuple[Tensor, bool]] = {}  # the tensors are held, so that no other gets their number
+        self.written: dict[tuple[int, int], bool] = {}  # by row and level, until they are read
+        self.clean: set[int] = set()  # rows that were touched when they were finished
+        map_tensors(lambda x: self.known.setdefault(id(x), (x, False))[0], state)
+
+    def follow(self, calls: Sequence[Call]) -> None:
+        """Calls of one list, which all read before any writes."""
+        made: dict[tuple[int, int], bool] = {}
+        for call in calls:
+            # all of what it reads, as each version is looked up where it is read first
+            hit = call.cond == "b" or any([self._touched(*row) for row in self._read(call)])
+            level = dict(zip(call.window.read, call.levels, strict=True))
+            for index in call.window.write:
+                version = index, level[index] - 1 if call.window.to < 0 else call.window.to
+                made[version] = made.get(version, False) or hit
+        self.written |= made
+        self.clean |= {index for (index, level), hit in made.items() if hit and level == 0}
+
+    def _read(self, call: Call) -> Iterator[tuple[int, int, Tensor]]:
+        return zip(call.window.read, call.levels, call.x, strict=True)
+
+    def _touched(self, index: int, level: int, x: Tensor) -> bool:
+        if id(x) not in self.known:
+            # what no call wrote was made of the finished row (noised context, a row that is noised again)
+            self.known[id(x)] = (x, self.written.pop((index, level), index in self.clean))
+        return self.known[id(x)][1]
 
 
 @lru_cache(maxsize=256)

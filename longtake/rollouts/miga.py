@@ -20,9 +20,15 @@ Deviations
 - `rotate` (the grid moves with every sweep) and `refine` (r levels of noise again, then r unified sweeps) are in the
   released code and not in the paper; both are off. In stage 2 the grid moves by level, not by tick: else no wavefront
 
-Cost in window calls a latent, once running: ceil(L / stride) / zigzag + handover / stride + refine / stride, less where
-sliding windows fall together. First latents after L / zigzag ticks and the delay of stage 2, which is
-handover * ceil((d - s) / s) * s rows for side "after" with d = window - anchors, s = stride, and none for "before".
+Cost in window calls, exactly, for N latents of a stream (s = stride, h = handover, S steps; windows that read the same
+rows are one), counted from the last latent backwards, where n rows are needed, at first N:
+- stage 2: at levels 1..refine, then 1..h, the windows on the grid of s that write the first n rows; n becomes what they
+  read, so that each level needs up to window - s rows more
+- stage 1: at ticks (n - 1) // zigzag + S - h - 1 down to 0, the windows of the zigzag min(tick + 1, S - h) rows there
+  that write one of the first n; n becomes what they read
+Where stride < anchors, windows among the first rows may read the same, and it is a bound. A latent, once running, costs
+at most ceil(L / s) / zigzag + (h + refine) / s. First latents after L / zigzag ticks and the delay of stage 2, which is
+h * ceil((d - s) / s) * s rows for side "after" with d = window - anchors, and none for "before".
 Rows held: L, that delay, and old versions of at most (anchors zigzag + d - s) rows a level.
 """
 
