@@ -123,6 +123,8 @@ def _job(file: Path, number: int, line: str) -> Work:
     values = {key.replace("-", "_"): value for key, value in content.items()}
     if isinstance(values.get("set"), dict):
         values["set"] = [f"{key}={value}" for key, value in values["set"].items()]
+    if values.get("no_embed") in (True, False):
+        values["embed"] = not values.pop("no_embed")
     out = values.pop("out", None)
     kinds, known = get_type_hints(Request), [field.name for field in fields(Request)]
     if "prompt" not in values and "prompt_file" not in values:
@@ -130,7 +132,9 @@ def _job(file: Path, number: int, line: str) -> Work:
     values = {"prompt": "", **values}
     for key, value in values.items():
         if key not in known:
-            raise UsageError(f"{where} has an unknown key {shown(key)}; known: {', '.join([*known, 'out'])}")
+            raise UsageError(
+                f"{where} has an unknown key {shown(key)}; known: {', '.join([*known, 'no_embed', 'out'])}"
+            )
         if not _allowed(key, value, kinds):
             raise UsageError(f"{where}: {key} cannot be {shown(value)}")
         try:

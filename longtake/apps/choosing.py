@@ -10,7 +10,7 @@ from pathlib import Path
 from longtake.apps import session as sessions
 from longtake.apps.directing import longer
 from longtake.apps.generate import Console, perform
-from longtake.apps.moments import Story, brought, story
+from longtake.apps.moments import Story, acting, brought, first_frame, story
 from longtake.apps.scores import score_of
 from longtake.apps.session import Session
 from longtake.apps.settings import Settings
@@ -80,7 +80,7 @@ def told(folder: RunDir, number: int) -> Take:
     at = take(folder, number)
     settings, finished = sessions.reopen(at)
     branch, end = settings.branch or {}, at.finished or {}
-    turn = settings.turns[-1] if settings.turns else {}
+    prompts = [settings.prompt, *(turn["prompt"] for turn in settings.turns if turn.get("prompt"))]
     content = read_json(at.manifest)
     score = content.get("score")
     return Take(
@@ -90,7 +90,7 @@ def told(folder: RunDir, number: int) -> Take:
         round(branch.get("from_frame", 0) / float(settings.rate), 3),
         end.get("frames", 0),
         branch.get("seed"),
-        turn.get("prompt") or settings.prompt,
+        prompts[-1],
         settings.method,
         settings.search,
         score if isinstance(score, (int, float)) and math.isfinite(score) else None,
@@ -109,9 +109,10 @@ def _make(run: Story, num: int, seconds: float, console: Console) -> None:
         base = replace(base, frames=run.frames + round(seconds * float(run.settings.rate)))
     run.folder.refuse_if_busy()
     session = sessions.build(base)
-    latents = session.job.num_latents or 0
-    if latents <= run.latents:
-        raise UsageError(f"--seconds {seconds:g} ends before takes can differ; give more")
+    begins, rate = first_frame(run, acting(run, run.latents)), float(base.rate)
+    if base.frames is not None and base.frames <= begins:
+        least = math.ceil(10 * (seconds + (begins + 1 - base.frames) / rate)) / 10
+        raise UsageError(f"--seconds {seconds:g} ends before takes can differ; give {least:g} or more")
     for line in session.notes:
         console.note(line)
     console.note(f"{num} takes from {run.frames / float(base.rate):.1f} s on")

@@ -11,7 +11,7 @@ from typing import Any
 from longtake.apps import session as sessions
 from longtake.apps.generate import Console, play
 from longtake.apps.lookup import advise
-from longtake.apps.moments import Story, branching, brought, restarted, seen, story
+from longtake.apps.moments import Story, acting, branching, brought, first_frame, restarted, seen, story
 from longtake.apps.searches import search
 from longtake.apps.session import Session
 from longtake.apps.settings import MAX_HOURS, Request, Settings, check_prompt
@@ -42,10 +42,10 @@ def run_extend(path: Path, frames: int, prompt: str | None, console: Console) ->
     session = sessions.build(settings)
     latents = session.job.num_latents
     if prompt is not None:
-        if latents is not None and latents <= told.latents:
-            raise UsageError(
-                f"--frames {frames} ends before the new prompt can be seen; give {told.facts.compression} or more"
-            )
+        begins = first_frame(told, acting(told, told.latents))
+        if settings.frames is not None and settings.frames <= begins:
+            least = frames + begins + 1 - settings.frames
+            raise UsageError(f"--frames {frames} ends before the new prompt can be seen; give {least} or more")
         console.note(seen(told, session.job.rollout, told.latents, latents))
     with told.folder.locked():
         resumable(session.job, told.folder)  # what is refused stays as it is

@@ -83,9 +83,21 @@ def branching(told: Story, moment: str) -> tuple[int, int]:
     return (kept[-1]["latents"][1], kept[-1]["frames"][1]) if kept else (0, 0)
 
 
+def acting(told: Story, latent: int) -> int:
+    """The latent from which a turn at `latent` acts: what was released together with it is made already."""
+    lines = read_trace(told.folder.trace)
+    return min(stop for stop in [lines[0]["latents"][0], *(line["latents"][1] for line in lines)] if stop >= latent)
+
+
+def first_frame(told: Story, latent: int) -> int:
+    """The frame of the film at which a latent is first seen."""
+    return round(told.second(latent) * float(told.settings.rate))
+
+
 def seen(told: Story, rollout: Any, latent: int, until: int | None = None) -> str:
     """From which second a prompt given at a latent is seen: where it begins to act, and where it rules."""
-    acts, rules = heard(rollout, latent)
+    acts = acting(told, latent)
+    rules = acts + under_way(rollout, latent)
     at = f"the new prompt is seen from {told.second(acts):.1f} s on"
     if rules == acts:
         return at
@@ -94,15 +106,15 @@ def seen(told: Story, rollout: Any, latent: int, until: int | None = None) -> st
     return f"{at}; what was begun under the old one has left by {told.second(rules):.1f} s"
 
 
-def heard(rollout: Any, latent: int) -> tuple[int, int]:
-    """(latent from which a turn acts, first latent that is begun after it), from a run without a network."""
+def under_way(rollout: Any, latent: int) -> int:
+    """How many latents are begun already when a turn at `latent` is made, from a run without a network."""
     cycle = max(getattr(rollout, "cycle", 1), 1)
     skipped = max((latent - FAR) // cycle, 0) * cycle
     ghost, engine = emptied(rollout), Engine(Ghost(), batch=1 << 20)
     state = engine.drive(ghost.init(0, Timeline.of("")))
     while state.emitted < latent - skipped and not state.finished:
         state, _ = engine.drive(ghost.step(state))
-    return state.emitted + skipped, ruled_from(ghost, state) + skipped
+    return ruled_from(ghost, state) - state.emitted
 
 
 def brought(job: Job, source: RunDir, made: RunDir, latent: int, comment: str | None) -> Position:

@@ -69,9 +69,24 @@ def summary(folder: RunDir, settings: Settings, lines: list[dict[str, Any]]) -> 
 
 def prompts_of(lines: list[dict[str, Any]], rate: float) -> Iterator[dict[str, Any]]:
     """Each prompt with the second from which it was the prompt of what was released."""
-    for prompt, group in groupby(lines, lambda line: line["prompt"]):
-        first = next(group)
-        yield {"from": round(first["frames"][0] / rate, 3), "latent": first["latents"][0], "prompt": prompt}
+    found = []
+    for line in lines:
+        found.append((line["frames"][0], line["latents"][0], line["prompt"]))
+        later = line.get("changes")
+        found += [one for one in map(_change, later) if one] if isinstance(later, list) else []
+    for prompt, group in groupby(found, lambda one: one[2]):
+        frame, latent, _ = next(group)
+        yield {"from": round(frame / rate, 3), "latent": latent, "prompt": prompt}
+
+
+def _change(one: Any) -> tuple[int, int, str] | None:
+    # a prompt that begins inside an emission; None for what is none
+    if not isinstance(one, dict) or not isinstance(one.get("prompt"), str):
+        return None
+    frame, latent = one.get("frame"), one.get("latent")
+    if type(frame) is not int or type(latent) is not int or not 0 <= frame < 2**53:
+        return None
+    return frame, latent, one["prompt"]
 
 
 def parts(lines: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:

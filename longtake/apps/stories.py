@@ -24,6 +24,9 @@ HIDDEN = ("image", "last_image", "video", "audio", "device", "branch", "threads"
           "compile", "attention", "guide_model")  # fmt: skip
 """Settings that are of a machine, not of a video."""
 
+FILES = ("image", "last_image", "video", "audio", "lora", "guide_model")
+"""Of these a video tells that there was one, not where it lies."""
+
 BARE: dict[str, Any] = {"image": None, "video": None, "device": "auto", "batch": None}
 """What is not told in a video."""
 
@@ -36,6 +39,7 @@ def embedded(settings: Settings) -> str:
     content = {key: value for key, value in settings.to_json().items() if key not in HIDDEN}
     if is_path(settings.model):
         content["model"] = None  # it has no name that others know
+    content["files"] = [name for name in FILES if getattr(settings, name)]
     return json.dumps({"longtake": content}, ensure_ascii=False)
 
 
@@ -65,6 +69,10 @@ def restored(path: Path | str, given: dict[str, Any]) -> tuple[Request, list[str
     content = _told(path)
     seed = content.get("seed") if given.get("seed") is None else given["seed"]
     notes = [f"settings from {path}, seed {seed}"]
+    files = content.get("files")
+    lacking = [name for name in FILES if isinstance(files, list) and name in files and not given.get(name)]
+    for flag in (f"--{name.replace('_', '-')}" for name in lacking):
+        notes.append(f"it was made with {flag}, which is not in it and is left out; to make it again add {flag}")
     if content.get("turns"):
         notes.append(f"the video had {len(content['turns'])} changes of direction, which are not made again")
     names = ("model", "method", "solver", "guidance", "seed", "fps", "dtype", "frames", "steps", "search", "reward")

@@ -35,7 +35,7 @@ from longtake.output.latest import Latest
 from longtake.output.resuming import resumable
 from longtake.output.snapshots import Snapshots
 from longtake.output.sound import Sound
-from longtake.output.trace import Trace, judgements
+from longtake.output.trace import Trace, judgements, prompts
 from longtake.output.turns import Turn, directed, shifted, turned
 from longtake.output.video import VideoWriter
 
@@ -217,17 +217,18 @@ class Runner:
         new: list[Tensor] = []
         if not emission.latents:
             return position, new
-        total, frames, digest, cache = hashlib.sha256(), position.frames, position.digest, position.cache
+        total, places, digest, cache = hashlib.sha256(), [position.frames], position.digest, position.cache
         for made, after in decoded(self.job.codec, emission, position.cache, self.job.num_latents):
             total.update(made.numpy().tobytes())
-            shown = made if self.job.num_frames is None else made[: max(self.job.num_frames - frames, 0)]
-            frames, digest, cache = frames + len(made), chain(digest, shown), after
+            shown = made if self.job.num_frames is None else made[: max(self.job.num_frames - places[-1], 0)]
+            digest, cache = chain(digest, shown), after
+            places.append(places[-1] + len(made))
             self.writer.write(shown)
             if len(shown):
                 new.append(shown)
         if new:
             self.latest.show(new[-1][-1], last)
-        seconds = self._traced(position, emission, frames, total.hexdigest())
+        seconds = self._traced(position, emission, places, total.hexdigest())
         after_all = replace(
             position,
             cache=cache,
@@ -244,17 +245,17 @@ class Runner:
         )
         return after_all, new
 
-    def _traced(self, position: Position, emission: Emission, stop: int, sha256: str) -> float:
-        # Writes the line of an emission; returns the seconds since the one before
+    def _traced(self, position: Position, emission: Emission, places: list[int], sha256: str) -> float:
+        # Writes the line of an emission, whose latents are seen at `places`; returns the seconds since the one before
         now = self.clock()
         seconds, self._mark = now - self._mark, now
         line = {
             "latents": [emission.start, emission.stop],
-            "frames": [position.frames, stop],
+            "frames": [position.frames, places[-1]],
             "nfe": position.owed_nfe,
             "frame_nfe": position.owed_frame_nfe,
             "seconds": round(seconds, 4),
-            "prompt": str(directed(self.job.timeline, self.job.turns[: position.turns]).at(emission.start)),
+            **prompts(directed(self.job.timeline, self.job.turns[: position.turns]), emission.start, places),
             **judgements(emission.info),
             **({"turn": position.turns} if self.job.turns else {}),
             "sha256": sha256,

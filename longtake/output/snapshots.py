@@ -44,7 +44,7 @@ class Snapshots:
             if frames > position.frames:
                 self._remove(frames)
         self._next = (position.frames // self.step + 1) * self.step
-        if position.latents == 0:
+        if position.released == 0:  # not one that holds a clip which is not shown yet
             self._save(position)
 
     def offer(self, position: Any) -> None:

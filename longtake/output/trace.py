@@ -5,6 +5,7 @@ frames      [start, stop) of the pixel frames that it decoded to; on a run's las
 nfe, frame_nfe   cost since the emission before; the lines add up to the run's cost
 seconds     wall time since the emission before
 prompt      at the first of its latents
+changes     prompts that begin at a later one: latent, frame, prompt. Only where there are any
 scores, chosen   of the candidates, if there was a search
 candidates  every branch that a search judged since the emission before (core.rollout.Candidate); decodes and
             reward_calls: what that took; ess: of particles. Only under a search
@@ -22,7 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from longtake.core.rollout import Info
+from longtake.core.rollout import Info, Timeline
 from longtake.errors import UsageError
 from longtake.output.disk import room
 
@@ -64,6 +65,16 @@ class Trace:
         """Force the lines to disk."""
         with open(self.path, "ab") as file:
             os.fsync(file.fileno())
+
+
+def prompts(timeline: Timeline, start: int, places: Sequence[int]) -> dict[str, Any]:
+    """The prompt of an emission from latent `start` on, and those that begin inside it, for its line of the trace.
+
+    `places` are the frames at which its latents begin, and the end of the last.
+    """
+    inside = [(at, prompt) for at, prompt in timeline.entries if start < at < start + len(places) - 1]
+    found = [{"latent": at, "frame": places[at - start], "prompt": prompt} for at, prompt in inside]
+    return {"prompt": str(timeline.at(start)), **({"changes": found} if found else {})}
 
 
 def judgements(info: Info) -> dict[str, Any]:
