@@ -69,9 +69,10 @@ def build(vae: nn.Module, path: Path, num: int, num_frames: int, minutes: float 
 
 
 def statistics(data: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each latent channel [z]."""
+    """Mean of each latent channel [z] and the one standard deviation of all of them [z]: training/balance says why."""
     latents = data["latents"][:4096].float()
-    return latents.mean(dim=(0, 1, 3, 4)), latents.std(dim=(0, 1, 3, 4)).clamp_min(1e-3)
+    mean, variance = latents.mean(dim=(0, 1, 3, 4)), latents.var(dim=(0, 1, 3, 4))
+    return mean, variance.mean().sqrt().clamp_min(1e-3).expand(len(mean))
 
 
 def window(data: dict[str, Tensor], batch: int, num_latents: int, generator: torch.Generator) -> dict[str, Tensor]:

@@ -28,7 +28,7 @@ from longtake.world.grammar import MOTIONS, PLACES, SUBJECTS, TIMES
 STAGES = {"stills": (1, 64), "short": (4, 32), "long": (12, 16)}  # latents, batch
 STILLS = {"stills": 1.0, "short": 0.6, "long": 0.35}  # share of steps on stills: they show the most subjects a minute
 BEFORE = {"stills": None, "short": "stills", "long": "short"}
-VAES = tuple(f"vae-{stage}" for stage in ("joint", "decoder", "clips", "stills"))  # the latest first
+VAES = tuple(f"vae-{stage}" for stage in ("balanced", "joint", "decoder", "clips", "stills"))  # the latest first
 RATE = 1.5e-3
 LONGEST = 28  # tokens of a caption that training reads; one length for all batches, so that nothing is recompiled
 MUON = 2.5  # times RATE, for the matrices: spectral norm of an update 0.012 (256x256), right for a few thousand steps
