@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from longtake.errors import UsageError
 from longtake.models.place import Place
-from longtake.models.tiling import joined
+from longtake.models.tiling import in_tiles
 from longtake.models.wan_codec import cover
 
 Cache = dict[str, Any]
@@ -117,22 +117,10 @@ class TiledCogVideoXCodec(CogVideoXCodec):
         self.stride = int(self.tile[0] * (1 - 1 / 6)), int(self.tile[1] * (1 - 1 / 5))
 
     def _video(self, z: Float[Tensor, "F C H W"], memory: Any) -> tuple[Float[Tensor, "T 3 H2 W2"], Any]:
-        (high, wide), (down, across) = self.tile, self.stride
-        if z.shape[2] <= high and z.shape[3] <= wide:
+        if z.shape[2] <= self.tile[0] and z.shape[3] <= self.tile[1]:
             return super()._video(z, memory)
-        tops, lefts = range(0, z.shape[2], down), range(0, z.shape[3], across)
-        memories = iter(memory["tiles"] if memory is not None else [None] * (len(tops) * len(lefts)))
-        rows: list[list[Tensor]] = []
-        kept: list[Any] = []
-        for top in tops:
-            rows.append([])
-            for left in lefts:
-                video, after = super()._video(z[:, :, top : top + high, left : left + wide], next(memories))
-                rows[-1].append(video)
-                kept.append(after)
-        keep = down * self.factor, across * self.factor
-        video = joined(rows, keep, ((high - down) * self.factor, (wide - across) * self.factor))
-        return video[:, :, : z.shape[2] * self.factor, : z.shape[3] * self.factor], {"tiles": tuple(kept)}
+        video, tiles = in_tiles(z, super()._video, (self.tile, self.stride), self.factor, memory and memory["tiles"])
+        return video, {"tiles": tiles}
 
 
 def _moved(memory: Any, device: torch.device | None = None) -> Any:

@@ -144,7 +144,7 @@ FAMILIES: dict[str, Family] = {
             ("StableVideoDiffusionPipeline",),
             "stabilityai/stable-video-diffusion-img2vid",
             keys=("min_guidance", "motion_bucket", "picture_noise", "decode_context", "solver"),
-            options=("freelong", "freepca"),
+            options=("freelong", "freepca", "tiling"),
             adapts=True,
             per_row_levels="hook",
         ),
@@ -156,8 +156,10 @@ FAMILIES: dict[str, Family] = {
             adapts=True,
             per_row_levels="own",
         ),
-        Family("open-sora", "longtake.models.opensora", options=("freelong", "freepca"), adapts=True),
-        Family("open-sora-plan", "longtake.models.opensoraplan", options=(), adapts=True, per_row_levels="own"),
+        Family("open-sora", "longtake.models.opensora", options=("freelong", "freepca", "tiling"), adapts=True),
+        Family(
+            "open-sora-plan", "longtake.models.opensoraplan", options=("tiling",), adapts=True, per_row_levels="own"
+        ),
     )
 }
 COMMON_KEYS = (

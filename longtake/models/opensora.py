@@ -136,7 +136,7 @@ def load_family(source: Source, options: LoadOptions) -> Model:
         family="open-sora",
         source=source.folder,
         denoiser=denoiser,
-        codec=GroupCodec(vae, FACTOR),
+        codec=GroupCodec(vae, FACTOR, bool(options.extras.get("tiling"))),
         solver=options.solver or "euler",
         window=known.window,
         fps=known.fps,

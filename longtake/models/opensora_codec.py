@@ -2,9 +2,14 @@
 
 A stream keeps the latents that wait for their group in its cache and returns no frames until it is whole, so frames are
 those of decoding everything at once, in the release's own groups.
+
+With `tiling`, frames larger than a tile are decoded in tiles once the part over time has run, which works on latents of
+frames and needs little. What a tile's norms and its attention see ends with the tile.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +20,7 @@ from torch import Tensor, nn
 from longtake.errors import UsageError
 from longtake.models.opensora_vae import MICRO_FRAMES, MICRO_LATENTS
 from longtake.models.place import Place
+from longtake.models.tiling import TILE, in_tiles, quartered
 
 Cache = dict[str, Tensor]
 
@@ -22,8 +28,9 @@ Cache = dict[str, Tensor]
 class GroupCodec:
     """An `OpenSoraVAE` as `core.model.Codec`; `factor` is pixels of a latent's side."""
 
-    def __init__(self, vae: nn.Module, factor: int = 8) -> None:
+    def __init__(self, vae: nn.Module, factor: int = 8, tiling: bool = False) -> None:
         self.vae, self.factor, self.place = vae, factor, Place()
+        self.tile = TILE // factor if tiling else None
 
     @property
     def device(self) -> torch.device:
@@ -54,7 +61,16 @@ class GroupCodec:
         """All frames of these latents as one video, a last group that is not whole included; float32 in [-1, 1]."""
         kind = next(self.vae.parameters()).dtype
         with self.place.working(self.vae):
-            return self.vae.decode(z.to(self.device, kind)).float().clamp(-1, 1)
+            return self.vae.decode(z.to(self.device, kind), show=self._shown).float().clamp(-1, 1)
+
+    def _shown(self, latents: Float[Tensor, "T C H W"]) -> Float[Tensor, "T 3 H2 W2"]:
+        # frames of their latents
+        def decode(z: Tensor, memory: Any) -> tuple[Tensor, None]:
+            return self.vae.show(z), memory
+
+        if self.tile is None or max(latents.shape[2:]) <= self.tile:
+            return self.vae.show(latents)
+        return in_tiles(latents, decode, quartered(self.tile), self.factor)[0]
 
     @torch.no_grad()
     def encode(self, frames: UInt8[Tensor, "T H2 W2 3"]) -> Float[Tensor, "F C H W"]:

@@ -11,6 +11,7 @@ latent.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -72,8 +73,16 @@ class OpenSoraVAE(nn.Module):
         groups = [self.temporal_vae.encode(group.transpose(0, 1)[None]) for group in pictures.split(MICRO_FRAMES)]
         return ((torch.cat(groups, dim=2) - self.shift) / self.scale)[0].transpose(0, 1)
 
-    def decode(self, latents: Float[Tensor, "F 4 h w"], num_frames: int | None = None) -> Float[Tensor, "T 3 H W"]:
-        """Pixels: five latents become 17 frames, a shorter last group of g latents 4 g - 3, or up to `num_frames`."""
+    def decode(
+        self,
+        latents: Float[Tensor, "F 4 h w"],
+        num_frames: int | None = None,
+        show: Callable[[Tensor], Tensor] | None = None,
+    ) -> Float[Tensor, "T 3 H W"]:
+        """Pixels: five latents become 17 frames, a shorter last group of g latents 4 g - 3, or up to `num_frames`.
+
+        show: from latents of frames to frames, in the place of `self.show`.
+        """
         whole = latents.transpose(0, 1)[None] * self.scale + self.shift
         parts = []
         left = num_frames
@@ -81,9 +90,12 @@ class OpenSoraVAE(nn.Module):
             frames = 4 * group.shape[2] - 3 if left is None else min(left, MICRO_FRAMES)
             left = None if left is None else left - frames
             pictures = self.temporal_vae.decode(group, frames)[0].transpose(0, 1)
-            decoder = self.spatial_vae.module
-            parts += [decoder.decode(part / IMAGE_SCALE, return_dict=False)[0] for part in pictures.split(4)]
+            parts += [(show or self.show)(part) for part in pictures.split(4)]
         return torch.cat(parts)
+
+    def show(self, latents: Float[Tensor, "T 4 h w"]) -> Float[Tensor, "T 3 H W"]:
+        """Frames of latents that are one a frame, by the image part alone."""
+        return self.spatial_vae.module.decode(latents / IMAGE_SCALE, return_dict=False)[0]
 
     def _picture_latents(self, pixels: Float[Tensor, "T 3 H W"]) -> Float[Tensor, "T 4 h w"]:
         moments = self.spatial_vae.module.encode(pixels, return_dict=False)[0]

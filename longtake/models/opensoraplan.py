@@ -154,7 +154,8 @@ def load_family(source: Source, options: LoadOptions) -> Model:
     width, height = known.size
     config = _config(source)
     network = load_own(lambda: network_of(source), source, "transformer", rest, kind)
-    codec = PlanCodec(load_own(lambda: vae_of(source), source, "vae", rest, torch.float32))
+    vae = load_own(lambda: vae_of(source), source, "vae", rest, torch.float32)
+    codec = PlanCodec(vae, bool(options.extras.get("tiling")))
     steps = int(pick(options.num_steps, known.steps))
     schedule = schedule_of(steps)
     tokenizer = load_part(AutoTokenizer, source.path("tokenizer"), source.folder)

@@ -4,6 +4,10 @@ The decoder mixes frames both ways and normalises over all that it is given, so 
 the stock pipeline's chunks neither. Here every frame is decoded at the end of a short piece, behind the `context`
 latents before it: the same frame comes out however latents arrive, which resuming needs. Cost: context + 1 decoded
 frames a frame. The cache holds those latents.
+
+With `tiling`, pictures larger than a tile are decoded in tiles, each piece of frames by itself; diffusers has no tiling
+for this autoencoder. What a tile's norms and its attention see ends with the tile, so the result differs a little from
+the whole. A tile is as large as what the autoencoder was trained on, up to 512 pixels.
 """
 
 from __future__ import annotations
@@ -18,8 +22,11 @@ from torch import Tensor, nn
 
 from longtake.errors import UsageError
 from longtake.models.place import Place
+from longtake.models.tiling import in_tiles, quartered
 
 CONTEXT = 3
+TILE = 512
+"""Pixels of a tile's side, at most."""
 
 
 class SVDCodec:
@@ -28,12 +35,14 @@ class SVDCodec:
     Latents are multiplied by `scaling_factor`, as the network sees them.
     """
 
-    def __init__(self, vae: nn.Module, context: int = CONTEXT) -> None:
+    def __init__(self, vae: nn.Module, context: int = CONTEXT, tiling: bool = False) -> None:
         self.vae = vae
         self.context = context
         self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
         self.scale = float(vae.config.scaling_factor)
         self.place = Place()
+        # latents of a tile's side; None: pictures are decoded whole
+        self.tile = max(1, min(vae.config.sample_size, TILE) // self.factor) if tiling else None
 
     @property
     def device(self) -> torch.device:
@@ -66,9 +75,18 @@ class SVDCodec:
         with self.place.working(self.vae):
             for last in range(len(known) - len(z), len(known)):
                 piece = (known[max(0, last - self.context) : last + 1] / self.scale).to(kind)
-                parts.append(self.vae.decode(piece, num_frames=len(piece), return_dict=False)[0][-1:].float())
+                parts.append(self._last(piece))
         kept = known[max(0, len(known) - self.context) :].clone()
         return torch.cat(parts).clamp(-1, 1), {"past": kept}
+
+    def _last(self, piece: Float[Tensor, "F C H W"]) -> Float[Tensor, "1 3 H2 W2"]:
+        # the last frame of a piece
+        def decode(z: Tensor, memory: Any) -> tuple[Tensor, None]:
+            return self.vae.decode(z, num_frames=len(z), return_dict=False)[0][-1:].float(), memory
+
+        if self.tile is None or max(piece.shape[2:]) <= self.tile:
+            return decode(piece, None)[0]
+        return in_tiles(piece, decode, quartered(self.tile), self.factor)[0]
 
     @torch.no_grad()
     def encode_pixels(self, video: Float[Tensor, "T 3 H2 W2"]) -> Float[Tensor, "T C H W"]:

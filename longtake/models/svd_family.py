@@ -88,7 +88,7 @@ def load_family(source: Source, options: LoadOptions) -> Model:
     check_scheduler(parts.scheduler.config)
     self_check(parts.unet)
     mix, window = mix_of(options.extras, int(usual["window"]), LATE)
-    codec = SVDCodec(parts.vae, int(usual["decode_context"]))
+    codec = SVDCodec(parts.vae, int(usual["decode_context"]), bool(options.extras.get("tiling")))
     size = shared.fit_size(pick(options.size, usual["size"]), codec.factor)
     steps = int(pick(options.num_steps, usual["steps"]))
     guidance = float(pick(options.guidance, usual["guidance"]))

@@ -7,6 +7,7 @@ every other. Tiled is streamed as whole is: latent by latent, the caches of all 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -30,23 +31,48 @@ class TiledCodec(WanCodec):
         """Frames of these latents, on the CPU, and the cache for the latents that follow. None starts a video."""
         if max(z.shape[2:]) <= self.tile or not len(z):
             return super().decode(z, cache)
-        tops, lefts = (range(0, side, self.stride) for side in z.shape[2:])
-        caches = iter(cache["tiles"] if cache is not None else [None] * (len(tops) * len(lefts)))
-        rows: list[list[Tensor]] = []
-        kept: list[Any] = []
-        for top in tops:
-            rows.append([])
-            for left in lefts:
-                tile = z[:, :, top : top + self.tile, left : left + self.tile]
-                video, memory = self.raw(tile, next(caches))
-                rows[-1].append(video)
-                kept.append(memory)
-        video = self._joined(rows)[:, :, : z.shape[2] * self.factor, : z.shape[3] * self.factor]
-        return frames_of(video.clamp(-1, 1)), {"tiles": tuple(kept)}
+        sides = (self.tile, self.tile), (self.stride, self.stride)
+        video, tiles = in_tiles(z, self.raw, sides, self.factor, cache and cache["tiles"], self.patch)
+        return frames_of(video.clamp(-1, 1)), {"tiles": tiles}
 
-    def _joined(self, rows: list[list[Tensor]]) -> Tensor:
-        keep, overlap = self.stride * self.factor, (self.tile - self.stride) * self.factor
-        return joined(rows, (keep, keep), (overlap, overlap), self.patch)
+
+Sides = tuple[tuple[int, int], tuple[int, int]]
+"""Latents of a tile (down, across), and between the starts of neighbours."""
+
+
+def quartered(tile: int) -> Sides:
+    """Square tiles of so many latents that share a quarter with the next."""
+    stride = max(1, tile * 3 // 4)
+    return (tile, tile), (stride, stride)
+
+
+def in_tiles(
+    z: Float[Tensor, "F C H W"],
+    decode: Callable[[Tensor, Any], tuple[Tensor, Any]],
+    sides: Sides,
+    factor: int,
+    memories: Sequence[Any] | None = None,
+    patch: int = 1,
+) -> tuple[Float[Tensor, "T 3 H2 W2"], tuple[Any, ...]]:
+    """The video of latents decoded in tiles, and what each tile remembers.
+
+    decode: from a tile and its memory (None at first) to pixels and its memory; factor: pixels of a latent's side;
+    memories: what the tiles before these latents remembered; patch: pixels in whose steps neighbours are blended.
+    """
+    (high, wide), (down, across) = sides
+    tops, lefts = range(0, z.shape[2], down), range(0, z.shape[3], across)
+    known = iter(memories if memories is not None else [None] * (len(tops) * len(lefts)))
+    rows: list[list[Tensor]] = []
+    kept: list[Any] = []
+    for top in tops:
+        rows.append([])
+        for left in lefts:
+            video, memory = decode(z[:, :, top : top + high, left : left + wide], next(known))
+            rows[-1].append(video)
+            kept.append(memory)
+    overlap = (high - down) * factor, (wide - across) * factor
+    video = joined(rows, (down * factor, across * factor), overlap, patch)
+    return video[:, :, : z.shape[2] * factor, : z.shape[3] * factor], tuple(kept)
 
 
 def joined(rows: list[list[Tensor]], keep: tuple[int, int], overlap: tuple[int, int], patch: int = 1) -> Tensor:
