@@ -1,13 +1,14 @@
 """What should stand at position 0 of a continuing window? Wan-type networks learned to find a picture's latent there.
 
-    python benchmarks/position0.py [--captions 8] [--seconds 20] [--methods chunk fifo progressive]
+    python benchmarks/position0.py [--captions 8] [--seconds 20] [--methods chunk fifo progressive rolling miga]
 
 A video begins with the latent of one pixel frame, and windows that continue it begin with a latent of four. Arms: `as
 is` (that latent), `picture` (its last pixel frame, decoded and encoded again as a picture), `anchor` (the latent that
 the video itself began with); beside them `adain`, which is not about position 0: later clips of `chunk` brought to
-the first one's colours (`chunk.color_match`). Only rows that a window reads and does not write are exchanged. A row
-an arm and caption in `results/position0.jsonl`, resumable; the last lines printed are paired differences to `as is`
-with 95 % bootstrap intervals over captions. What each curve means: longtake/metrics/world_drift.
+the first one's colours (`chunk.color_match`). Only rows that a window reads and does not write are exchanged; in `miga`
+that is the first guide, which is noisy, and the anchor is told as the clean latent that it is. A row an arm and caption
+in `results/position0.jsonl`, resumable; the last lines printed are paired differences to `as is` with 95 % bootstrap
+intervals over captions. What each curve means: longtake/metrics/world_drift.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import argparse
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,11 +34,15 @@ from longtake.metrics import judge as judging
 from longtake.metrics.world_drift import drift
 from longtake.rollouts.chunk import Chunk
 from longtake.rollouts.fifo import Fifo
+from longtake.rollouts.miga import Miga
 from longtake.rollouts.progressive import Progressive
+from longtake.rollouts.rolling import Rolling
 from longtake.world.captions import caption
 from longtake.world.grammar import scene
 
 ARMS = ("as is", "picture", "anchor", "adain")
+ABLE = {"adain": ("chunk",), "picture": ("chunk", "fifo", "progressive", "rolling")}
+"""Methods that an arm is for; others are for all."""
 OUT = world_rows.RESULTS / "position0.jsonl"
 
 
@@ -63,6 +69,8 @@ class Led(Engine):
 
     def _led(self, call: Call) -> Call:
         index = call.window.read[0]
+        if self.arm == "anchor" and self.done and call.levels[0] and index not in call.window.write:  # a guide of miga
+            return replace(call, x=(self.done[0], *call.x[1:]), levels=(0, *call.levels[1:]))
         if (
             self.arm in ("as is", "adain")
             or index < 1
@@ -87,6 +95,8 @@ def film(model: Any, method: str, arm: str, prompt: str, seed: int, num_latents:
         ),
         "fifo": lambda: Fifo(can.latent_shape, schedule, solver, can.window),
         "progressive": lambda: Progressive(can.latent_shape, schedule, solver, can.window - 1),
+        "rolling": lambda: Rolling(can.latent_shape, schedule, solver, can.window),
+        "miga": lambda: Miga(can.latent_shape, schedule, solver, can.window),
     }[method]()
     engine, cache, frames = Led(model.denoiser, arm, model.codec), None, []
     state = engine.drive(rollout.init(seed, Timeline.of(prompt)))
@@ -101,13 +111,13 @@ def film(model: Any, method: str, arm: str, prompt: str, seed: int, num_latents:
 def measure(options: argparse.Namespace) -> None:
     """Make the rows that are missing."""
     judge, num_latents = judging.load(), round(options.seconds * 8 / 4) + 1
-    steps = {"chunk": None, "fifo": 36, "progressive": 33}
-    models = {method: longtake.load("pocket", num_steps=steps[method]) for method in options.methods}
-    known = world_rows.done(OUT)
+    steps = {"fifo": 36, "progressive": 33, "miga": 36}
+    models = {method: longtake.load("pocket", num_steps=steps.get(method)) for method in options.methods}
+    known = world_rows.done(options.out)
     for number in range(options.captions):
         wanted = scene(number, "heldout")
         for method in options.methods:
-            for arm in options.arms if method == "chunk" else [a for a in options.arms if a != "adain"]:
+            for arm in [arm for arm in options.arms if method in ABLE.get(arm, options.methods)]:
                 row = {"arm": f"{method}, {arm}", "caption": caption(wanted), "seed": number, "judge": judging.label(),
                        "weights": models[method].weights_hash, "frames": 4 * num_latents - 3}  # fmt: skip
                 if world_rows.key_of(row) in known:
@@ -115,13 +125,13 @@ def measure(options: argparse.Namespace) -> None:
                 began = time.monotonic()
                 clip, nfe = film(models[method], method, arm, row["caption"], number, num_latents)
                 row |= {"nfe": nfe, "seconds": time.monotonic() - began, "metrics": drift(judge, clip, wanted)}
-                world_rows.append(OUT, row)
+                world_rows.append(options.out, row)
                 print(f"{row['arm']}: {row['caption']} ({row['seconds']:.0f} s)", flush=True)
 
 
-def table() -> None:
+def table(out: Path) -> None:
     """Paired differences to `as is`, by method and curve (mean over all pieces but the first)."""
-    rows = world_rows.read(OUT)
+    rows = world_rows.read(out)
     draw = torch.Generator().manual_seed(0)
     for method in dict.fromkeys(row["arm"].split(", ")[0] for row in rows):
         for arm in ARMS[1:]:
@@ -147,11 +157,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=23)
     parser.add_argument("--methods", nargs="+", default=["chunk", "fifo", "progressive"])
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
+    parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--table", action="store_true", help="only print what is there")
     options = parser.parse_args()
     if not options.table:
         measure(options)
-    table()
+    table(options.out)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from longtake.rollouts.plain import Plain
 from longtake.rollouts.progressive import Progressive
 from longtake.rollouts.windows import Windows
 from longtake.search.freeinit import FreeInit, low_pass_mix
-from longtake.search.reflect import Reflect, fitted, looks
+from longtake.search.reflect import Reflect, fitted, looks, rates
 from longtake.testing.laws import check_reward, resumed
 from tests.cases import SHAPE, WINDOW, equal, grid, oracle, run
 
@@ -116,6 +116,26 @@ def test_a_correction_is_kept_only_if_it_is_better():
     assert kept and lost
     assert state.tried == 64 or state.tried < state.looked  # type: ignore[attr-defined]
     assert 0 < state.correction_rate <= state.success_rate < 1  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("threshold", [-math.inf, 0.02, math.inf])
+def test_the_trace_tells_how_often_a_run_was_corrected(threshold: float):
+    """R_corr and R_succ from the lines, which know no state, and from the state, which knows no lines."""
+    from dataclasses import asdict
+
+    rollout = reflect(queues()["miga"], threshold, tries=2, guide=12)
+    engine = Engine(oracle(rollout), 4)
+    state, lines = engine.drive(rollout.init(7, Timeline.of(""))), []
+    for state, emission in stream(rollout, engine, state):  # noqa: B007
+        lines.append({"candidates": [asdict(candidate) for candidate in emission.info.candidates]})
+        if emission.stop > 24 and emission.latents:
+            break
+    assert rates(lines) == {
+        "looked": state.looked, "tried": state.tried, "corrected": state.corrected,
+        "R_corr": state.correction_rate, "R_succ": state.success_rate,
+    }  # fmt: skip
+    assert state.looked > 10 and (state.corrected > 0) == (threshold < 1)
+    assert rates([]) == {"looked": 0, "tried": 0, "corrected": 0, "R_corr": 0, "R_succ": 0}
 
 
 @pytest.mark.parametrize("name", queues())

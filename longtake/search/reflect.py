@@ -14,15 +14,18 @@ rows in front of these. At most `max_corrections` anomalies of a run are looked 
 stage 1, and on any queue that is long enough to hold the rows that are compared (`looks`); rows that MIGA's stage 2 has
 begun are not judged, since its windows still read what they were.
 
+Every look stands among the trace's candidates, alone or with the regrowths that it led to; `rates` counts them.
+
 Cost: the inner rollout, and `tries` regrowths a trigger. One takes the sweeps that the rows behind the judged place
-took: the sum over i = 1..n of ceil(i z / s) windows for n groups of z rows and stride s. MIGA Eq. A4 counts one
-window a sweep, n, which is right only while z n <= s. With nothing triggered it is the inner rollout, bit for bit.
+took: the sum over i = 1..n of ceil(i z / s) windows for n groups of z rows and stride s, less where windows fall
+together because few rows stand in front. MIGA Eq. A4 counts one window a sweep, n, which is right only while z n <= s.
+With nothing triggered it is the inner rollout, bit for bit.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -157,7 +160,9 @@ class Reflect:
         state = replace(state, looked=state.looked + 1, book=branch.gathered(state.book, cost))
         # Alg. 6, l. 9: only a fall from one tick to the next is an anomaly
         if state.last is None or not state.last - score > self.threshold or state.tried >= self.max_corrections:
-            return replace(state, last=score)
+            seen = branch.records(state.tick, [self._member(state.state, 0, state.tick, first)], [score], [0])
+            seen = Info(candidates=seen.candidates)  # nothing was chosen
+            return replace(state, last=score, book=branch.gathered(state.book, seen))
         keys = [branch.fork_key(self.inner, state.tick, number) for number in range(1, self.num)]
         grown = yield from all_of([(self.inner.regrow, (state.state, first, key, self.guide)) for key in keys])
         scores, paid = branch.judged(self.reward, [self._segment(copy, first) for copy in grown])
@@ -200,6 +205,21 @@ class Reflect:
         stop = max(self.inner.view(state).index, default=first) + 1
         origin = Origin(0, number, "regrown" if number else "own", first, stop)
         return Member(state, fold(0, tick, number), origin=origin)
+
+
+def rates(lines: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """How often a run was looked at, tried and corrected, and R_corr and R_succ of MIGA Sec. 4.3, from its trace.
+
+    What was looked at after the last latents came out is not in it.
+    """
+    looks: dict[int, list[Mapping[str, Any]]] = {}
+    for candidate in (one for line in lines for one in line.get("candidates", ())):
+        if candidate["proposal"] in ("own", "regrown"):
+            looks.setdefault(candidate["tick"], []).append(candidate)
+    tried = [looked for looked in looks.values() if len(looked) > 1]
+    corrected = sum(one["verdict"] == "kept" and one["number"] > 0 for looked in tried for one in looked)
+    found = {"looked": len(looks), "tried": len(tried), "corrected": corrected}
+    return found | {"R_corr": corrected / max(len(looks), 1), "R_succ": corrected / max(len(tried), 1)}
 
 
 SIZES = ((4, 8), (3, 6), (2, 4), (1, 2))
