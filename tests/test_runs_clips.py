@@ -100,16 +100,3 @@ def test_files_that_a_video_began_with_are_asked_for(cli: Any, picture_model: Pa
     assert again.code == 0 and "made with" not in again.err and hashes("again") == hashes("with")
     assert "made with" not in cli("generate", "--from", "without/video.mp4", "--model", picture_model, "--dry-run").err
     assert b"red.png" not in (tmp_path / "with" / "video.mp4").read_bytes()
-
-
-def test_a_job_may_leave_its_settings_out_of_its_video(cli: Any, tiny: Path, tmp_path: Path) -> None:
-    job = {"prompt": "a", "model": str(tiny), "method": "plain", "steps": 2, "frames": 5}
-    jobs = [{**job, "no-embed": True, "out": "secret"}, {**job, "out": "open"}]
-    (tmp_path / "jobs.jsonl").write_text("".join(json.dumps(one) + "\n" for one in jobs))
-    assert cli("batch", "jobs.jsonl").code == 0
-    from longtake.output.video import probe
-
-    assert probe("secret/video.mp4").comment is None and "longtake" in (probe("open/video.mp4").comment or "")
-    (tmp_path / "jobs.jsonl").write_text(json.dumps({**job, "no-embed": "yes"}))
-    said = cli("batch", "jobs.jsonl")
-    assert said.code == 2 and "no_embed" in said.err and len(said.err.splitlines()) == 1

@@ -27,6 +27,7 @@ from longtake.apps.stored import fits, shown, within
 from longtake.errors import UsageError
 from longtake.output.checkpoint import write_atomic
 from longtake.output.directory import RunDir, plan_directory, read_json
+from longtake.output.disk import DiskFullError
 
 LARGEST = 10_000
 """Jobs in a file."""
@@ -169,6 +170,8 @@ def planned(work: Work) -> Work:
         settings, facts, _ = plan(work.request)
         cost, _ = dry_run(settings, facts)
     except UsageError as error:
+        if _begun(work.entry):  # it has all that it needs, also where a file that it began with is gone
+            return work
         raise UsageError(f"line {work.entry.line}: {error}") from error
     if settings.frames is None:
         raise UsageError(f"line {work.entry.line}: an endless run would let no other have its turn; give a length")
@@ -196,15 +199,20 @@ def _play_all(waiting: list[Work], entries: dict[int, Entry], manifest: Path, co
 def _play(work: Work, book: Any, console: Console) -> None:
     entry = replace(work.entry, status="running", error=None)
     try:
-        session, folder = _opened(work)
+        if work.out is not None and entry.run is None:  # told before it is made: a kill in between loses nothing
+            entry = replace(entry, run=str(Path(work.out)))
+            book(entry)
+        session, folder = _opened(replace(work, entry=entry))
         settings = session.settings if session is not None else sessions.reopen(folder)[0]
         entry = replace(entry, run=str(folder.path), seed=settings.seed)
         book(entry)
         value = sessions.result(settings, folder) if session is None else perform(session, folder, console)
         entry = replace(entry, status="done", frames=value.frames, nfe=value.nfe, seconds=value.seconds)
-    except typer.Exit:  # no room: no other job would have any
+    except (typer.Exit, DiskFullError) as full:  # no room: no other job would have any
+        if isinstance(full, DiskFullError):  # before there was a run; else it was told
+            console.warn(f"{full}; then go on with the same command")
         book(replace(entry, status="waiting", error="the disk is full"))
-        raise
+        raise typer.Exit(1) from full
     except Exception as error:
         entry = replace(entry, status="failed", error=" ".join(f"{type(error).__name__}: {error}".split())[:500])
     book(entry)
@@ -212,12 +220,16 @@ def _play(work: Work, book: Any, console: Console) -> None:
 
 def _opened(work: Work) -> tuple[sessions.Session | None, RunDir]:
     # A run that was begun goes on; one that came to its end is not made again
-    if work.entry.run is not None and RunDir(Path(work.entry.run)).manifest.is_file():
+    if work.entry.run is not None and _begun(work.entry):
         folder = RunDir(Path(work.entry.run))
         settings, finished = sessions.reopen(folder)
         return (None if finished else sessions.build(settings, fresh=not sessions.begun(folder))), folder
     session = sessions.start(work.request)
     return session, sessions.begin(session, work.out)
+
+
+def _begun(entry: Entry) -> bool:
+    return entry.run is not None and RunDir(Path(entry.run)).manifest.is_file()
 
 
 def _known(manifest: Path) -> list[Entry]:

@@ -128,6 +128,8 @@ def run_reroll(path: Path, moment: str, change: Change, console: Console) -> Non
             made = placed(room, told.folder)
     if change.prompt is not None:
         console.note(seen(told, session.job.rollout, latent, session.job.num_latents))
+    for line in session.notes:
+        console.note(line)
     console.note(
         f"take {made.path.name}; put it in the run's place with: longtake takes {typed(path)} --use {made.path.name}"
     )

@@ -26,7 +26,7 @@ from longtake.core.engine import Engine, cost_of
 from longtake.core.solvers import Solver
 from longtake.errors import UsageError
 from longtake.output import checkpoint
-from longtake.output.directory import RunDir, make_directory, plan_directory
+from longtake.output.directory import RunDir, cleared, make_directory, plan_directory
 from longtake.output.job import Job, Progress, film
 from longtake.output.run import Runner
 from longtake.output.sound import store_sound
@@ -165,10 +165,12 @@ def begin(session: Session, out: str | Path | None, root: str | Path = "runs") -
     """Make the run directory and write run.json."""
     path = plan_directory(out, session.settings.prompt, session.settings.seed, root)
     folder = make_directory(path, fixed=out is not None)
-    if session.settings.audio:
-        store_sound(session.settings.audio, folder.sound)
-    kept_ending(session.settings, folder.path)
-    folder.describe(session.settings.to_json())
+    with folder.locked():
+        cleared(folder)
+        if session.settings.audio:
+            store_sound(session.settings.audio, folder.sound)
+        kept_ending(session.settings, folder.path)
+        folder.describe(session.settings.to_json())
     return folder
 
 

@@ -36,6 +36,9 @@ from longtake.output.checkpoint import write_atomic
 FORMAT = 1
 """Version of run.json and trace.jsonl."""
 
+LEFT = ("audio.m4a", "audio.m4a.new", "ending.png", "run.json.new", ".lock")
+"""What a kill may leave of a run that has no run.json yet."""
+
 PACKAGES = ("longtake", "torch", "diffusers", "transformers", "av", "numpy")
 
 
@@ -200,12 +203,16 @@ def plan_directory(out: str | Path | None, prompt: str, seed: int, root: str | P
         raise UsageError(f"--out {path} is a file; give a folder that is new or empty")
     if (path / "run.json").exists():
         raise UsageError(f"--out {path} holds a run already; continue it with: longtake resume {typed(path)}")
-    if path.exists() and any(path.iterdir()):
-        raise UsageError(
-            f"--out {path} is not empty; give a new folder "
-            f"(a run that is there continues with: longtake resume {typed(path)})"
-        )
+    if path.exists() and any(inner.name not in LEFT for inner in path.iterdir()):
+        raise UsageError(f"--out {path} is not empty and holds no run; give a new folder")
     return path
+
+
+def cleared(folder: RunDir) -> None:
+    """Make a folder that `plan_directory` allowed, now locked, ready for a run. UsageError if another came first."""
+    plan_directory(folder.path, "", 0)
+    for name in LEFT[:-1]:
+        (folder.path / name).unlink(missing_ok=True)
 
 
 def make_directory(path: Path, fixed: bool) -> RunDir:

@@ -256,7 +256,7 @@ class Runner:
             "frame_nfe": position.owed_frame_nfe,
             "seconds": round(seconds, 4),
             **prompts(directed(self.job.timeline, self.job.turns[: position.turns]), emission.start, places),
-            **judgements(emission.info),
+            **judgements(emission.info, position.offset),
             **({"turn": position.turns} if self.job.turns else {}),
             "sha256": sha256,
         }

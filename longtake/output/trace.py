@@ -19,7 +19,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +77,15 @@ def prompts(timeline: Timeline, start: int, places: Sequence[int]) -> dict[str, 
     return {"prompt": str(timeline.at(start)), **({"changes": found} if found else {})}
 
 
-def judgements(info: Info) -> dict[str, Any]:
-    """What a search decided, for a line of the trace; scores that are no finite numbers are null."""
+def judgements(info: Info, offset: int = 0) -> dict[str, Any]:
+    """What a search decided, for a line of the trace; scores that are no finite numbers are null.
+
+    `offset` is the latent of the run that the search counts as 0.
+    """
     said: dict[str, Any] = {"scores": plain(info.scores), "chosen": info.chosen}
     if info.candidates:
-        said["candidates"] = [plain(asdict(candidate)) for candidate in info.candidates]
+        moved = [replace(one, rows=(one.rows[0] + offset, one.rows[1] + offset)) for one in info.candidates]
+        said["candidates"] = [plain(asdict(candidate)) for candidate in moved]
         said |= {"decodes": info.decodes, "reward_calls": info.reward_calls}
     if info.ess:
         said["ess"] = plain(info.ess)
