@@ -197,10 +197,16 @@ def test_eyes_name_what_they_lack():
     assert eyes.stand_ins() == {"dynamic_degree": "opencv-dis"}
 
 
-COST: dict[str, Any] = {"nfe": 0, "seconds": 0.0, "sha256": ""}
+COST: dict[str, Any] = {"nfe": 0, "seconds": 0.0}
 """What a line of a trace says besides."""
 
 # -- inputs ----------------------------------------------------------------------------------------------------------
+
+
+def write_trace(run: Path, lines: list[dict[str, Any]]) -> None:
+    """A run's trace, with what every line has."""
+    whole = [{"nfe": 0, "seconds": 0.0, "prompt": "a dog", "sha256": "", **line} for line in lines]
+    (run / "trace.jsonl").write_text("".join(json.dumps(line) + "\n" for line in whole))
 
 
 def make_run(folder: Path, lines: list[tuple[int, int, int, int]]) -> Path:
@@ -210,7 +216,7 @@ def make_run(folder: Path, lines: list[tuple[int, int, int, int]]) -> Path:
     films.save(film, folder / "video.mp4")
     (folder / "run.json").write_text(json.dumps({"format": 1, "prompt": "a dog"}))
     trace = [{"latents": line[:2], "frames": line[2:], "prompt": "a dog", **COST} for line in lines]
-    (folder / "trace.jsonl").write_text("".join(json.dumps(line) + "\n" for line in trace))
+    write_trace(folder, trace)
     return folder
 
 
@@ -240,7 +246,7 @@ def test_what_a_new_prompt_changes_is_neither_drift_nor_seam(cli: Any, tmp_path:
         films.save(film, run / "video.mp4")
         lines = [(0, 6, 0, 24, ""), (6, 12, 24, 48, ""), (12, 18, 48, 72, second), (18, 24, 72, 96, second)]
         trace = [{"latents": p[:2], "frames": p[2:4], "prompt": p[4] or "a dog at noon", **COST} for p in lines]
-        (run / "trace.jsonl").write_text("".join(json.dumps(line) + "\n" for line in trace))
+        write_trace(run, trace)
         found[name] = cli(run, "--format", "json").json
     assert found["one"]["seam_visibility"]["n"] == 3 and found["story"]["seam_visibility"]["n"] == 2
     assert "alarm" in found["one"]["colour_drift"] and "alarm" not in found["story"]["colour_drift"]
@@ -264,7 +270,7 @@ def test_a_run_of_pocket_with_two_prompts_is_scored_as_a_story(cli: Any, tmp_pat
         (run / "run.json").write_text(json.dumps({"format": 1, "model_name": "pocket"}))
         prompts = [(0, 12, 0, 45, right), (12, 16, 45, 61, second), (16, 24, 61, 93, second)]
         lines = [{"latents": p[:2], "frames": p[2:4], "prompt": p[4], **COST} for p in prompts]
-        (run / "trace.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        write_trace(run, lines)
         told[name] = cli(run, "--format", "json").json
     value = {name: {key: found[f"story_{key}"]["value"] for key in ("fidelity", "coverage", "coherence")}
              for name, found in told.items()}  # fmt: skip
@@ -273,6 +279,29 @@ def test_a_run_of_pocket_with_two_prompts_is_scored_as_a_story(cli: Any, tmp_pat
     assert value["strayed"]["fidelity"] <= 4 / 5 and value["strayed"]["coverage"] <= 0.5
     assert value["strayed"]["coherence"] == 0
     assert told["told"]["story_fidelity"]["n"] == 2 and told["told"]["story_fidelity"]["encoder"].startswith("measure-")
+
+
+def test_a_story_within_one_clip_is_scored_by_its_parts(cli: Any, tmp_path: Path):
+    """A line of the trace that holds two prompts and two lines of one each say the same; so do their turns."""
+    says = ("a dog walks right in the snow at noon", "a dog walks left in the snow at noon")
+    scene = captions.parse(says[0]).scene()
+    clips = [render([replace(scene, motion=way)], 45).pixels[0].permute(0, 2, 3, 1) for way in ("right", "left")]
+    two = [{"latents": [0, 12], "frames": [0, 45], "prompt": says[0]},
+           {"latents": [12, 24], "frames": [45, 90], "prompt": says[1]}]  # fmt: skip
+    change = {"latent": 12, "frame": 45, "prompt": says[1]}
+    one = [{"latents": [0, 24], "frames": [0, 90], "prompt": says[0], "changes": [change]}]
+    told = {}
+    for name, lines in (("two", two), ("one", one), ("blind", [{**one[0], "changes": []}])):
+        run = make_run(tmp_path / name, [])
+        films.save(torch.cat(clips).contiguous(), run / "video.mp4")
+        (run / "run.json").write_text(json.dumps({"format": 1, "model_name": "pocket"}))
+        write_trace(run, lines)
+        told[name] = cli(run, "--format", "json").json
+    stories = {name: {key: entry for key, entry in found.items() if key.startswith("story")}
+               for name, found in told.items()}  # fmt: skip
+    assert stories["one"] == stories["two"] and stories["one"]["story_fidelity"]["value"] >= 7 / 8
+    assert stories["blind"] == {}
+    assert told["one"]["colour_drift"] == told["two"]["colour_drift"] != told["blind"]["colour_drift"]
 
 
 def test_no_story_no_score():

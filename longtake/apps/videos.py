@@ -205,7 +205,7 @@ def _story(source: Source, num_frames: int) -> Entries:
         return {}
     from longtake.metrics import run_story
 
-    told = run_story.events(read_trace(run.trace), num_frames)
+    told = run_story.events(_scenes(run), num_frames)
     return run_story.entries(source.path, told) if told else {}
 
 
@@ -220,10 +220,22 @@ def _joins(run: RunDir) -> tuple[int, ...]:
 
 
 def _turns(run: RunDir) -> tuple[int, ...]:
-    # Where another prompt begins, as far as the trace tells: the first frame of what was released under it
-    lines = [line for line in read_trace(run.trace) if line["frames"][1] > line["frames"][0]]
-    pairs = zip(lines, lines[1:], strict=False)
-    return tuple(line["frames"][0] for before, line in pairs if line.get("prompt") != before.get("prompt"))
+    # Where another prompt begins, as far as the trace tells: the first frame of what was made under it
+    scenes = [scene for scene in _scenes(run) if scene["frames"][1] > scene["frames"][0]]
+    pairs = zip(scenes, scenes[1:], strict=False)
+    return tuple(scene["frames"][0] for before, scene in pairs if scene["prompt"] != before["prompt"])
+
+
+def _scenes(run: RunDir) -> list[dict[str, Any]]:
+    # What the trace says of prompts; a line that holds several, as of a clip or of a whole video, in parts
+    found = []
+    for line in read_trace(run.trace):
+        changes = line.get("changes", ())
+        edges = [line["frames"][0], *(change["frame"] for change in changes), line["frames"][1]]
+        said = [line.get("prompt"), *(change["prompt"] for change in changes)]
+        parts = zip(edges, edges[1:], said, strict=False)
+        found += [{"frames": [start, stop], "prompt": prompt} for start, stop, prompt in parts]
+    return found
 
 
 def _tell_encoders(eyes: Any) -> None:
