@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import wave
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from longtake.apps import batching
 from longtake.apps import session as sessions
+from longtake.apps.cli import run as told
 from longtake.core.rollout import Candidate, Info
 from longtake.errors import UsageError
 from longtake.output.directory import RunDir, cleared
@@ -164,3 +166,44 @@ def test_a_search_that_begins_later_names_the_latents_of_the_run(cli: Any, tiny:
     assert lines and lines[0]["latents"][0] > 0
     for line in lines:
         assert all(judged["rows"] == line["latents"] for judged in line["candidates"])
+
+
+def test_a_run_whose_sound_is_gone_is_not_made_mute(cli: Any, tiny: Path, tmp_path: Path, sound: str) -> None:
+    common = ("--method", "fifo", "--frames", 30, "--audio", sound)
+    assert make(cli, tiny, *common, "--out", "run").code == 0
+    for number, damage in enumerate((Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:900]))):
+        folder = Path(shutil.copytree("run", f"damaged{number}"))
+        damage(folder / "audio.m4a")
+        before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+        said = cli("extend", folder, "--frames", 4)
+        assert said.code == 2 and "is gone or damaged" in said.err and len(said.err.splitlines()) == 1
+        (folder / "FINISHED").unlink()
+        said = cli("resume", folder, "-q")
+        assert said.code == 2 and "is gone or damaged" in said.err and len(said.err.splitlines()) == 1
+        before.pop("FINISHED")
+        assert before == {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+        assert cli("show", folder).code == 0
+    assert cli("extend", "run", "--frames", 4).code == 0
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_that_an_import_swallows_is_still_one(how: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """Extension modules that are interrupted while they load say that they cannot be loaded."""
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+
+    def swallowed() -> None:
+        try:
+            signal.raise_signal(how)
+        except KeyboardInterrupt:
+            raise ImportError("cannot load module more than once per process") from None
+
+    def broken() -> None:
+        raise ImportError("cannot load module more than once per process")
+
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        assert told(swallowed) == 130 and capsys.readouterr().err == ""
+        assert told(broken) == 1 and "ImportError" in capsys.readouterr().err
+    finally:
+        signal.signal(signal.SIGINT, before[0])
+        signal.signal(signal.SIGTERM, before[1])

@@ -247,8 +247,18 @@ def run(command: Callable[[], Any]) -> int:
     except UsageError as error:
         return _say(2, str(error))
     except Exception as error:
+        if _stopped:  # an import that is interrupted may say that it failed
+            return 130
         logging.getLogger("longtake").debug("%s", traceback.format_exc())
         return _say(1, f"failed: {type(error).__name__}: {error}{_where()}")
+
+
+_stopped: list[int] = []
+
+
+def _stop(number: int, frame: Any) -> None:
+    _stopped.append(number)
+    raise KeyboardInterrupt
 
 
 def _command(error: Any) -> str:
@@ -270,7 +280,10 @@ def _say(code: int, message: str) -> int:
 
 def _quieten() -> None:
     # A termination request is an interruption: the file is finished and the state saved
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _stopped.clear()
+    signal.signal(signal.SIGTERM, _stop)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _stop)
     logging.getLogger("longtake").addHandler(logging.NullHandler())
 
 

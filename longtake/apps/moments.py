@@ -55,6 +55,7 @@ def story(path: Path) -> Story:
     """A run by its folder. UsageError if there is none, or nothing of it is made yet."""
     folder = RunDir(path)
     settings, finished = sessions.reopen(folder)
+    sessions.audible(settings, folder)
     request = Request(settings.prompt, settings.model, size=(settings.width, settings.height),
                       guidance=settings.guidance)  # fmt: skip
     facts = look_up(request)

@@ -29,7 +29,7 @@ from longtake.output import checkpoint
 from longtake.output.directory import RunDir, cleared, make_directory, plan_directory
 from longtake.output.job import Job, Progress, film
 from longtake.output.run import Runner
-from longtake.output.sound import store_sound
+from longtake.output.sound import check_sound, store_sound
 from longtake.output.takes import JOURNAL, settle
 from longtake.output.video import Format
 
@@ -178,6 +178,7 @@ def begin(session: Session, out: str | Path | None, root: str | Path = "runs") -
 def running(session: Session, folder: RunDir) -> Iterator[tuple[Runner, Iterator[Progress]]]:
     """A runner in its locked folder and its progress; left early, it saves everything and can be resumed."""
     with folder.locked():
+        audible(session.settings, folder)
         runner = Runner(session.job, folder, session.comment)
         if runner.position is not None:
             note_environment(session.settings, folder, runner.position.frames)
@@ -216,6 +217,15 @@ def reopen(folder: RunDir) -> tuple[Settings, bool]:
     if settings.last_image and (folder.path / ENDING).is_file():
         settings = replace(settings, last_image=str(folder.path / ENDING))
     return settings, folder.finished is not None
+
+
+def audible(settings: Settings, folder: RunDir) -> None:
+    """UsageError if a run has sound and its track is gone or damaged: the film would go on without it."""
+    if settings.audio:
+        try:
+            check_sound(folder.sound)
+        except UsageError as error:
+            raise UsageError(f"{folder.sound} is gone or damaged, and this run has sound; put it back") from error
 
 
 def begun(folder: RunDir) -> bool:
