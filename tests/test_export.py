@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,15 @@ def test_what_the_tools_would_stumble_over_is_said(tmp_path: Path, capsys: pytes
     run_export([tmp_path / "run"], tmp_path / "out")
     said = capsys.readouterr().err
     assert "whole number" in said and "not finished" in said and "fewer than the 5 samples" in said
+
+
+def test_the_commands_name_folders_whose_names_have_spaces(tmp_path: Path):
+    """Read as a shell reads them."""
+    out = run_export([save_run(tmp_path / "run", DOG)], tmp_path / "all of it")
+    words = shlex.split((out / "README.txt").read_text().replace("\\\n", ""))
+    for flag in ("--videos_path", "--prompt_file", "--evaluated_model_videos_path"):
+        named = [Path(after) for word, after in zip(words, words[1:], strict=False) if word == flag]
+        assert named and all(path.exists() for path in named), flag
 
 
 @pytest.mark.parametrize("what", ["missing", "empty", "taken", "other", "suite"])

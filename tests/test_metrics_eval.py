@@ -153,6 +153,8 @@ def test_published_encoders_make_vbench_and_others_its_formula():
     fold = Consistency(Histogram("any"))
     fold.update(film)
     assert found["real"]["subject_consistency@kstep"]["value"] == pytest.approx(sum(fold.to_previous) / 39)
+    parts = [sum(fold.to_previous[max(at - 1, 0) : at + 15]) / (15 if at == 0 else 16) for at in (0, 16)]
+    assert found["real"]["subject_consistency@kstep"]["curve"][:2] == pytest.approx(parts)
     assert found["real"]["subject_consistency@vbench"]["value"] == pytest.approx(
         (sum(fold.to_previous) + sum(fold.to_first)) / 78
     )
@@ -278,6 +280,8 @@ def test_a_run_of_pocket_with_two_prompts_is_scored_as_a_story(cli: Any, tmp_pat
     assert value["told"]["fidelity"] >= 7 / 8 and value["told"]["coverage"] >= 0.5
     assert value["strayed"]["fidelity"] <= 4 / 5 and value["strayed"]["coverage"] <= 0.5
     assert value["strayed"]["coherence"] == 0
+    events = told["strayed"]["story_fidelity"]["events"]
+    assert [(event["start"], event["stop"], event["covered"]) for event in events] == [(0, 45, 1), (45, 90, 0)]
     assert told["told"]["story_fidelity"]["n"] == 2 and told["told"]["story_fidelity"]["encoder"].startswith("measure-")
 
 

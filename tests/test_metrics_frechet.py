@@ -171,3 +171,27 @@ def test_fvd_of_videos(tmp_path: Path):
     assert near["value"] < far["value"] / 3
     with pytest.raises(UsageError, match="3 dimensions of 5 samples"):
         fvd.fvd(Colour(), [films.save(films.moving(85), tmp_path / "d.mp4")], [a])
+
+
+class Redder:
+    """A classifier of two classes, sure of both: red or not."""
+
+    name = "redder"
+    num_frames = 4
+
+    def __call__(self, clips: torch.Tensor) -> torch.Tensor:
+        red = clips[..., 0].float().mean(dim=(1, 2, 3)) - clips[..., 2].float().mean(dim=(1, 2, 3))
+        return torch.stack([100 * red, torch.zeros_like(red)], dim=1)
+
+
+def test_the_inception_score_of_videos(tmp_path: Path):
+    """Three clips of each of two classes: 2. Two kinds of three to one: exp of their entropy. One kind: 1."""
+    red = films.save(films.moving(48, tint=(1.3, 0.6, 0.6)), tmp_path / "red.mp4")
+    blue = films.save(films.moving(48, tint=(0.6, 0.6, 1.3)), tmp_path / "blue.mp4")
+    short = films.save(films.moving(16, tint=(0.6, 0.6, 1.3)), tmp_path / "short.mp4")
+    assert fvd.inception(Redder(), [red, blue]) == {"value": pytest.approx(2), "encoder": "redder", "n": 6}
+    assert fvd.inception(Redder(), [red])["value"] == pytest.approx(1)
+    entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    assert fvd.inception(Redder(), [red, short])["value"] == pytest.approx(math.exp(entropy))
+    with pytest.raises(UsageError, match="no clips"):
+        fvd.inception(Redder(), [])

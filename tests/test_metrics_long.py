@@ -148,6 +148,13 @@ def test_colour_drift_by_hand():
     assert found["value"] == pytest.approx(30 * 81 / 80) and found["lab"] == pytest.approx([30 * 81 / 80, 0, 0])
 
 
+def test_the_curve_of_colours_is_the_way_from_the_first_point():
+    """L* and a* one after the other, at two frames a second: 3, then 3 and 4."""
+    lab = torch.zeros(3, 24, dtype=torch.float64)
+    lab[0, 4:], lab[1, 8:] = 3, 4
+    assert drift.colour_drift(lab, 2)["curve"] == [0, 3, 5, 5, 5, 5]
+
+
 def test_colours_are_cie_lab():
     """Pure sRGB red is L* 53.24, a* 80.09, b* 67.20; mid grey L* 53.59."""
     fold = drift.Colours()
@@ -245,6 +252,23 @@ def test_a_subject_that_changes_at_a_join_costs_coherence_alone():
     }
     assert story.score(events, [[DOG], [DOG]])["coherence"] == 0  # the same dog, but it never turns round
     assert story.score(events[:1], stays[:1])["coherence"] is None
+
+
+@pytest.mark.parametrize("many", [2, 3, 4])
+def test_a_story_is_told_by_its_events(many: int):
+    """Each segment has its own numbers, and together they are the story's; every second clip of one event is wrong."""
+    events = [story.Event(16 * i, 16 * i + 16, (DOG, {**DOG, "motion": "left"})[i % 2]) for i in range(many)]
+    seen = [[event.asked, event.asked] for event in events]
+    seen[1] = [CAT, events[1].asked]
+    rows = story.by_event(events, seen)
+    assert [row["fidelity"] for row in rows] == [0.75 if i == 1 else 1 for i in range(many)]
+    assert [row["covered"] for row in rows] == [1] * many and [row["start"] for row in rows] == list(
+        range(0, 16 * many, 16)
+    )
+    assert "coherence" not in rows[0] and [row["coherence"] for row in rows[1:]] == [0, 1, 1][: many - 1]
+    whole = story.score(events, seen)
+    assert whole["fidelity"] == pytest.approx(sum(row["fidelity"] for row in rows) / many)
+    assert whole["coherence"] == pytest.approx(sum(row.get("coherence", 0) for row in rows) / (many - 1))
 
 
 def test_a_story_is_watched_in_clips_of_its_events():

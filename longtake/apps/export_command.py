@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -65,7 +66,7 @@ def run_export(paths: Sequence[Path], out: Path, suite: Path | None = None) -> P
     with tempfile.TemporaryDirectory(prefix=".export-", dir=out.parent) as scratch:
         fresh = Path(scratch) / "export"
         _write(fresh, sources, suites)
-        (fresh / "README.txt").write_text(README.format(here=out.absolute()), encoding="utf-8")
+        (fresh / "README.txt").write_text(README.format(here=shlex.quote(str(out.absolute()))), encoding="utf-8")
         if out.is_dir():
             out.rmdir()
         fresh.rename(out)

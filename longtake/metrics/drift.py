@@ -99,7 +99,7 @@ def slope(
 
 
 def colour_drift(lab: Float[Tensor, "3 T"], fps: float, cuts: Sequence[int] = ()) -> dict[str, Any] | None:
-    """{"value", "low", "high", "lab"}: colour difference of the ends with its interval, and of each channel.
+    """{"value", "low", "high", "lab", "curve"}: colour difference of the ends with its interval, and of each channel.
 
     The interval is that of the drift along the direction found. None of videos too short for a slope (two seconds).
     """
@@ -111,7 +111,10 @@ def colour_drift(lab: Float[Tensor, "3 T"], fps: float, cuts: Sequence[int] = ()
     value = float(shift.norm())
     total = slope(((shift / max(value, 1e-12)) @ lab).tolist(), fps, cuts, COLOUR_SECONDS)
     assert total is not None
-    return {"value": value, "low": total["low"] * minutes, "high": total["high"] * minutes, "lab": shift.tolist()}
+    points = torch.tensor([curve(channel.tolist(), fps) for channel in lab], dtype=torch.float64)
+    away = (points - points[:, :1]).norm(dim=0).tolist()
+    interval = {"low": total["low"] * minutes, "high": total["high"] * minutes}
+    return {"value": value, **interval, "lab": shift.tolist(), "curve": away}
 
 
 def _points(series: Sequence[float], fps: float, cuts: Sequence[int], seconds: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -90,13 +90,13 @@ def _consistency(look: Look, role: str, cuts: list[int]) -> dict[str, Entry]:
         return {}
     encoder, whole, long = look.similar[name]
     near, first = whole.to_previous, whole.to_first
-    terms = {i + 1: (max(0.0, a) + max(0.0, b)) / 2 for i, (a, b) in enumerate(zip(near, first, strict=True))}
-    series = by_frame(look.num_frames, terms, cuts, before=1)
-    found = {
-        f"{name}@{formula('vbench', role, encoder.name)}": entry(whole.result(), encoder.name, len(near))
-        | over_time(series, look.fps, cuts),
-        f"{name}@{formula('kstep', role, encoder.name)}": entry(vbench.consecutive(near), encoder.name, len(near)),
-    }
+    both = {i + 1: (max(0.0, a) + max(0.0, b)) / 2 for i, (a, b) in enumerate(zip(near, first, strict=True))}
+    values = {"vbench": (whole.result(), both), "kstep": (vbench.consecutive(near), dict(enumerate(near, 1)))}
+    found: dict[str, Entry] = {}
+    for kind, (value, terms) in values.items():
+        series = by_frame(look.num_frames, terms, cuts, before=1)
+        made = entry(value, encoder.name, len(near)) | over_time(series, look.fps, cuts)
+        found[f"{name}@{formula(kind, role, encoder.name)}"] = made
     found |= long_entry(name, long.scores, encoder.name, look, role)
     across, inside = long.clip_to_clip(), long.in_clip()
     if across is not None and inside is not None:

@@ -1,9 +1,9 @@
-"""FVD between two collections of videos, over any video features, on clips of two seconds.
+"""FVD between two collections of videos, over any video features, and the inception score of one, on clips.
 
-PA-VDM's way (Sec. 4): long videos are few, so each is cut into clips, and the distance is that of the clips' features.
-Clips do not overlap and a last partial one is left out, so no frame counts twice. The encoder samples a clip to the
-length it was made for. With VideoMAE-v2 or I3D features this is FVD as published (Unterthiner et al. 2018, Ge et al.
-2024) up to the choice of clips; the entry names the encoder, the numbers of clips and the shrinkage.
+Clips of two seconds are PA-VDM's way (Sec. 4): long videos are few, so each is cut into clips, and the distance is that
+of the clips' features. Clips do not overlap and a last partial one is left out, so no frame counts twice. The encoder
+samples a clip to the length it was made for. With VideoMAE-v2 or I3D features this is FVD as published (Unterthiner et
+al. 2018, Ge et al. 2024) up to the choice of clips; the entry names the encoder, the numbers of clips and the shrinkage.
 
 Memory: one clip and the features.
 """
@@ -18,7 +18,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from longtake.metrics.frechet import frechet, over_clips
+from longtake.metrics.frechet import frechet, inception_score, over_clips
 from longtake.metrics.measure import portions
 from longtake.output.video import probe
 from longtake.rewards.features import VideoEncoder
@@ -40,6 +40,16 @@ def fvd(
     with torch.inference_mode():
         one, two = (over_clips(encoder, _clips(paths, seconds)) for paths in (first, second))
     return {"encoder": encoder.name, **frechet(one, two, shrink)}
+
+
+def inception(classifier: VideoEncoder, videos: Iterable[Path], seconds: float = CLIP_SECONDS) -> dict[str, Any]:
+    """{"value", "encoder", "n"}: the inception score of the clips of a collection.
+
+    The features are read as logits of classes, such as C3D's on UCF-101, which papers take.
+    """
+    with torch.inference_mode():
+        logits = over_clips(classifier, _clips(videos, seconds))
+    return {"value": inception_score(logits.double().softmax(1)), "encoder": classifier.name, "n": len(logits)}
 
 
 def clips_of(path: Path, seconds: float = CLIP_SECONDS) -> Iterator[UInt8[Tensor, "T H W 3"]]:

@@ -167,6 +167,9 @@ def _more(entry: Mapping[str, Any]) -> str:
         said.append(f"[{entry['low']:.3f}, {entry['high']:.3f}]")
     if slope := _slope(entry).strip():
         said.append(slope)
+    said += [
+        f"frames {event['start']}-{event['stop'] - 1}: {event['fidelity']:.2f}" for event in entry.get("events", ())
+    ]
     if alarm := entry.get("alarm"):
         said.append(f'<span class="alarm">{_safe(alarm)}</span>')
     return "; ".join(said)

@@ -14,7 +14,7 @@ from typing import Any
 from longtake.metrics import judge as judging
 from longtake.metrics import world
 from longtake.metrics.measure import portions
-from longtake.metrics.story import Event, score, watch
+from longtake.metrics.story import Event, by_event, score, watch
 from longtake.world.captions import parse
 
 ASKED = ("subject", "place", "motion", "time")
@@ -44,12 +44,17 @@ def events(lines: Sequence[dict[str, Any]], num_frames: int) -> list[Event]:
 
 
 def entries(path: Path, told: Sequence[Event]) -> dict[str, dict[str, Any]]:
-    """`story_fidelity`, `story_coverage` and `story_coherence` of a video; n counts the clips looked at."""
+    """`story_fidelity`, `story_coverage` and `story_coherence` of a video; n counts the clips looked at.
+
+    The first also has `events`: what each event, a segment of the video, has of all three.
+    """
     judge = judging.load()
     clip = min(judging.SPAN, *(event.stop - event.start for event in told))
     seen = watch(portions(path), told, lambda frames: world.read(judge, frames), clip)
     count = sum(map(len, seen))
-    return {
+    found: dict[str, dict[str, Any]] = {
         f"story_{name}": {"value": value, "encoder": judging.label("measure"), "n": count}
         for name, value in score(told, seen).items()
     }
+    found["story_fidelity"]["events"] = by_event(told, seen)
+    return found

@@ -65,6 +65,20 @@ def score(events: Sequence[Event], seen: Sequence[Sequence[Seen]]) -> dict[str, 
     return {"fidelity": fidelity, "coverage": average(covered), "coherence": average(joins)}
 
 
+def by_event(events: Sequence[Event], seen: Sequence[Sequence[Seen]]) -> list[dict[str, float]]:
+    """Each event of a story that can be scored: {"start", "stop", "fidelity", "covered"}, and "coherence" with the one
+    before it, but for the first.
+    """
+    told: list[dict[str, float]] = []
+    for number, event in enumerate(events):
+        alone = score([event], [seen[number]])
+        row = {"start": event.start, "stop": event.stop, "fidelity": alone["fidelity"], "covered": alone["coverage"]}
+        if number:
+            row["coherence"] = score(events[number - 1 : number + 1], seen[number - 1 : number + 1])["coherence"]
+        told.append({name: value for name, value in row.items() if value is not None})
+    return told
+
+
 def watch(
     frames: Iterable[UInt8[Tensor, "T H W 3"]], events: Sequence[Event], classify: Classifier, clip: int
 ) -> list[list[Seen]]:
