@@ -3,7 +3,7 @@
 Clips of two seconds are PA-VDM's way (Sec. 4): long videos are few, so each is cut into clips, and the distance is that
 of the clips' features. Clips do not overlap and a last partial one is left out, so no frame counts twice. The encoder
 samples a clip to the length it was made for. With VideoMAE-v2 or I3D features this is FVD as published (Unterthiner et
-al. 2018, Ge et al. 2024) up to the choice of clips; the entry names the encoder, the numbers of clips and the shrinkage.
+al. 2018, Ge et al. 2024) up to the choice of clips; the entry names the encoder, the numbers of clips and shrinkage.
 
 Memory: one clip and the features.
 """
