@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from longtake.metrics import drift, repetition, scenes, seams, story
 from longtake.metrics.alarms import alarms
 from longtake.metrics.entries import entries
 from longtake.metrics.look import Eyes, Look
+from longtake.metrics.measure import measure
 from longtake.metrics.scenes import Scenes
 from longtake.rewards.encoders.dis import DisFlow, DisMiddle
 from tests import films
@@ -320,6 +322,14 @@ def test_each_fault_is_caught_by_its_metric_and_raises_no_other_alarm(name: str)
     # a cut at a join would rightly be told of as a jump there
     found = looked_at(make(), [join for join in JOINS if name != "cut" or join != 48])
     assert set(alarms(found)) == expected
+
+
+@pytest.mark.parametrize("name", sorted(FAULTS))
+def test_each_fault_is_caught_after_compression_too(name: str, tmp_path: Path):
+    make, expected = FAULTS[name]
+    joins = [join for join in JOINS if name != "cut" or join != 48]
+    path = films.save(make(), tmp_path / "film.mp4", crf=28)
+    assert set(alarms(measure(path, Eyes(flow=DisFlow(), middle=DisMiddle()), joins))) == expected
 
 
 def test_a_picture_that_halts_at_its_joins_is_caught():
