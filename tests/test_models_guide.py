@@ -110,7 +110,7 @@ def test_what_cannot_guide_is_refused_in_one_line(videos, pictures, tmp_path):
         (options(tmp_path / "t2v", str(pictures)), "cannot begin with a picture, so --guide-model has no use"),
         (options(videos, str(pictures), image=tmp_path / "picture.png"), "leave out --image and --video"),
         (options(videos, str(tmp_path / "t2v")), "WanPipeline, not a text-to-image pipeline"),
-        (options(videos, str(tmp_path / "nowhere")), "cannot be loaded"),
+        (options(videos, str(tmp_path / "nowhere")), "there is no such folder; give a folder or a hub id"),
         ({**options(videos, None)}, "makes videos from a picture; add --image FILE, or --guide-model"),
     ):
         with pytest.raises(UsageError, match=match) as error:

@@ -19,6 +19,7 @@ def guided(request: Request, settings: Settings, facts: Facts) -> tuple[Settings
         return settings, []
     if not facts.image_first:
         raise UsageError(f"{facts.name} cannot begin with a picture, so --guide-model has no use; leave it out")
+    _check_place(str(settings.guide_model))
     path = str(_place(settings))
     return replace(settings, image=path), [f"the first picture comes from {settings.guide_model}"]
 
@@ -38,6 +39,15 @@ def make_guide(settings: Settings) -> None:
     fresh = path.with_suffix(".new.png")
     picture.save(fresh)
     fresh.replace(path)
+
+
+def _check_place(model: str) -> None:
+    # a folder that is no pipeline is told before anything is loaded; a hub id is asked when the picture is made
+    folder = Path(model).expanduser()
+    if folder.is_dir() and not (folder / "model_index.json").is_file():
+        raise UsageError(f"--guide-model {model} has no model_index.json; give a text-to-image pipeline of diffusers")
+    if not folder.is_dir() and (model.startswith((".", "/", "~")) or model.count("/") != 1):
+        raise UsageError(f"--guide-model {model}: there is no such folder; give a folder or a hub id (owner/name)")
 
 
 def _place(settings: Settings) -> Path:

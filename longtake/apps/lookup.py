@@ -27,6 +27,8 @@ def look_up(request: Request) -> Facts:
     options = families.LoadOptions(
         size=request.size,
         guidance=request.guidance,
+        negative_prompt=request.negative_prompt,
+        dtype=request.dtype,
         lora=tuple(str(item) for item in request.lora),
         offload=request.offload,
         compile=request.compile,

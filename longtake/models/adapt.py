@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from longtake.errors import UsageError
 from longtake.models.attention import attend
 from longtake.models.families import LoadOptions, Model, Source
-from longtake.models.parts import pick_device
+from longtake.models.parts import dtype_of, pick_device
 from longtake.models.place import Place, Stage
 
 
@@ -38,8 +38,10 @@ def check_options(source: Source, options: LoadOptions) -> None:
         raise UsageError(f"{asked[0]} changes networks, and a live pipeline is left as it is; do it to the pipeline")
     if options.offload not in ("none", "model", "group"):
         raise UsageError(f"offload {options.offload!r} is not known; known: none, model, group")
+    if source.pipe is None:
+        dtype_of(options.dtype, torch.device("cpu"))
     for item in options.lora:
-        parsed(item)
+        _found(parsed(item)[0])
 
 
 def waiting(options: LoadOptions, device: torch.device) -> torch.device:
@@ -105,12 +107,18 @@ def add_loras(networks: Sequence[nn.Module | None], texts: Sequence[str], reader
     return digest.hexdigest()[:16] if texts else ""
 
 
-def _read(place: str, reader: Any) -> Mapping[str, Tensor]:
+def _found(place: str) -> Path:
+    # where a LoRA is, or the hub id as a path
     path = Path(place).expanduser()
     if not path.exists() and (path.suffix or place.count("/") != 1):
         raise UsageError(f"--lora {place}: there is no such file; give a .safetensors file, a folder or a hub id")
     if path.is_file() and path.suffix != ".safetensors":
         raise UsageError(f"--lora {place} is not a .safetensors file; no other kind is loaded")
+    return path
+
+
+def _read(place: str, reader: Any) -> Mapping[str, Tensor]:
+    path = _found(place)
     try:
         if path.is_file():
             return reader.lora_state_dict(str(path.parent), weight_name=path.name, use_safetensors=True)

@@ -215,6 +215,7 @@ def _fit(source: Source, options: LoadOptions) -> Family:
              if value]  # fmt: skip
     if asked and not row.adapts:
         raise UsageError(f"{asked[0]} is not at hand for {row.name}; leave it out")
+    import_module("longtake.models.adapt").check_options(source, options)
     if options.attention is not None:
         import_module("longtake.models.attention").check_attention(options.attention)
     return row

@@ -14,7 +14,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -32,6 +32,7 @@ from longtake.models.epsilon import EpsilonDenoiser
 from longtake.models.families import LoadOptions, Model, ModelFacts, Source
 from longtake.models.frame_codec import FrameCodec
 from longtake.models.latte_ucf_network import LatteConfig, LatteUCF
+from longtake.models.opensora_rows import config_of
 from longtake.models.own import build, fill, read_weights
 from longtake.models.parts import pick
 from longtake.models.vp import check_config, vp_schedule
@@ -157,7 +158,7 @@ def load_family(source: Source, options: LoadOptions) -> Model:
     guidance = float(pick(options.guidance, usual["guidance"]))
     schedule = vp_schedule(scheduler_config(source), steps)
     folder, config = source.path("transformer"), _config(source)
-    network = fill(build(partial(LatteUCF, config)), read_weights(folder), folder, rest, kind)
+    network = fill(build(partial(LatteUCF, config), folder), read_weights(folder), folder, rest, kind)
     vae = shared.load_module(source, "vae", AutoencoderKL, rest, torch_dtype=torch.float32)
     can = Capabilities(
         known.window, (config.channels, config.side, config.side), "own", temporal_compression=1, first_is_image=False
@@ -188,5 +189,9 @@ def scheduler_config(source: Source) -> dict[str, Any]:
 
 
 def _config(source: Source) -> LatteConfig:
-    given = folders.read_json(source.path("transformer") / "config.json")
-    return LatteConfig(**{field.name: given[field.name] for field in fields(LatteConfig) if field.name in given})
+    config = config_of(LatteConfig, source, "transformer")
+    if config.width % config.heads:
+        raise UsageError(
+            f"{source.path('transformer') / 'config.json'}: {config.heads} heads do not share {config.width}"
+        )
+    return config

@@ -232,7 +232,8 @@ def config_of(kind: type[T], source: Source, part: str, names: Mapping[str, str]
         if key not in content:
             continue
         value = tuple(content[key]) if isinstance(content[key], list) else content[key]
-        if type(value) is not type(item.default) and not (isinstance(item.default, float) and isinstance(value, int)):
+        like = type(value) is type(item.default) or (isinstance(item.default, float) and isinstance(value, int))
+        if not like or (type(value) is int and value < 1 <= item.default):
             raise UsageError(f"{source.path(part) / 'config.json'}: {key} is {content[key]!r}, not like {item.default}")
         chosen[item.name] = value
     return kind(**chosen)
@@ -241,7 +242,7 @@ def config_of(kind: type[T], source: Source, part: str, names: Mapping[str, str]
 def load_own(make: Callable[[], M], source: Source, part: str, device: torch.device, dtype: torch.dtype) -> M:
     """One of our networks with the weights of a part. Rotary frequencies stay float32 whatever the dtype."""
     weights = read_weights(source.path(part))
-    network = fill(build(make), weights, source.path(part), device, dtype)
+    network = fill(build(make, source.path(part)), weights, source.path(part), device, dtype)
     for name, parameter in network.named_parameters():
         if name.endswith(".freqs"):
             parameter.data = weights[name].to(device, torch.float32)

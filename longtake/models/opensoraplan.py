@@ -156,8 +156,7 @@ def load_family(source: Source, options: LoadOptions) -> Model:
     network = load_own(lambda: network_of(source), source, "transformer", rest, kind)
     vae = load_own(lambda: vae_of(source), source, "vae", rest, torch.float32)
     codec = PlanCodec(vae, bool(options.extras.get("tiling")))
-    steps = int(pick(options.num_steps, known.steps))
-    schedule = schedule_of(steps)
+    schedule = schedule_of(steps := int(pick(options.num_steps, known.steps)))
     tokenizer = load_part(AutoTokenizer, source.path("tokenizer"), source.folder)
     cache = PromptCache(
         tokens_encode(tokenizer, int(usual["max_sequence_length"]), str),
@@ -200,8 +199,14 @@ def load_family(source: Source, options: LoadOptions) -> Model:
 def _config(source: Source) -> PlanConfig:
     content = folders.read_json(source.path("transformer") / "config.json")
     config = config_of(PlanConfig, source, "transformer", FILE_NAMES)
-    stretch = tuple(float(content.get(f"interpolation_scale_{axis}", 1.0)) for axis in "thw")
-    config = replace(config, interpolation=stretch, inpaint="Inpaint" in str(content.get("_class_name", "")))
+    stretch = tuple(content.get(f"interpolation_scale_{axis}", 1.0) for axis in "thw")
+    divisible = all(isinstance(value, (int, float)) and value > 0 for value in stretch)
+    if not divisible or content.get("patch_size_t", 1) != 1:
+        file = source.path("transformer") / "config.json"
+        raise UsageError(f"{file}: interpolation scales must be above 0, and patch_size_t 1")
+    config = replace(
+        config, interpolation=tuple(map(float, stretch)), inpaint="Inpaint" in str(content.get("_class_name", ""))
+    )
     return replace(config, dense_ends=config.num_layers) if content.get("sparse1d") is False else config
 
 

@@ -26,10 +26,16 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return found
 
 
-def build(make: Callable[[], M]) -> M:
-    """A network whose weights take no memory until they are filled in."""
-    with torch.device("meta"):
-        return make()
+def build(make: Callable[[], M], owner: Any = "the model") -> M:
+    """A network whose weights take no memory until they are filled in. UsageError if sizes make none."""
+    try:
+        with torch.device("meta"):
+            return make()
+    except UsageError:
+        raise
+    except (TypeError, ValueError, IndexError, AttributeError, RuntimeError, ArithmeticError) as problem:
+        said = " ".join(str(problem).split())[:200]
+        raise UsageError(f"{owner}: the sizes in config.json make no network of this family: {said}") from problem
 
 
 def fill(network: M, weights: Mapping[str, Tensor], owner: Any, device: torch.device, dtype: torch.dtype) -> M:

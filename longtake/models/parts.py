@@ -32,6 +32,20 @@ DTYPES = {
 }  # fmt: skip
 
 
+CLASSES = (
+    "WanTransformer3DModel", "SkyReelsV2Transformer3DModel", "CogVideoXTransformer3DModel", "LatteTransformer3DModel",
+    "UNetSpatioTemporalConditionModel", "AutoencoderKLWan", "AutoencoderKLCogVideoX", "AutoencoderKL",
+    "AutoencoderKLTemporalDecoder",
+)  # fmt: skip
+"""The classes of diffusers that parts are of; each loads the weights of its own alone, even where names agree."""
+
+
+VOCABULARIES = (
+    ("tokenizer.json",), ("spiece.model",), ("tokenizer.model",), ("vocab.json", "merges.txt"), ("vocab.txt",),
+)  # fmt: skip
+"""The files that hold the words of a tokenizer, by kind."""
+
+
 def known() -> dict[str, Path | str | None]:
     """Every name that `--model` takes."""
     return {**NAMES, **{row.name: row.hub for row in FAMILIES.values() if row.name not in NAMES}}
@@ -95,8 +109,27 @@ def check_folder(source: Source, parts: Iterable[str], weighted: Iterable[str]) 
     for part in weighted:
         if source.whole:
             folders.check_part(source.path(part))
-        else:
-            folders.read_json(source.path(part) / "config.json")
+        library, named = (*(source.index.get(part) or ()), None, None)[:2]
+        found = folders.read_json(source.path(part) / "config.json").get("_class_name")
+        if library == "diffusers":
+            _check_class(source.path(part), found, named)
+    if "tokenizer" in parts and source.whole:
+        _check_vocabulary(source.path("tokenizer"))
+    if "scheduler" in parts and source.index:
+        folders.read_json(source.path("scheduler") / "scheduler_config.json")
+
+
+def _check_vocabulary(folder: Path) -> None:
+    # some tokenizers load without their words, and would read nothing of a prompt
+    if not any(all((folder / file).is_file() for file in files) for files in VOCABULARIES):
+        files = ", ".join(" and ".join(files) for files in VOCABULARIES)
+        raise UsageError(f"{folder} holds no vocabulary (one of: {files}); download the model again")
+
+
+def _check_class(folder: Path, found: str | None, wanted: str) -> None:
+    # some published parts carry a name that their authors' code had; only one that another part has is wrong
+    if found is None or (found != wanted and found in CLASSES):
+        raise UsageError(f"{folder / 'config.json'} is of class {found}, and {wanted} is needed; copy the folder again")
 
 
 def usual(defaults: Mapping[str, Any], source: Source) -> dict[str, Any]:
@@ -170,11 +203,17 @@ def load_part(kind: Any, path: Path, owner: Any, **options: Any) -> Any:
         with no_progress_bars():
             return kind.from_pretrained(path, local_files_only=True, **options)
     except Exception as problem:  # diffusers and transformers raise many types; the user needs the part's name
-        raise UsageError(f"cannot load the {path.name} of {owner}: {str(problem)[:200]}") from problem
+        said = " ".join(str(problem).split())[:200]
+        if "ignore_mismatched_sizes" in said:  # how to go on all the same, which nobody should
+            said = "its weights have other shapes than its config.json says; copy the folder again"
+        raise UsageError(f"cannot load the {path.name} of {owner}: {said}") from problem
 
 
 def load_module(source: Source, part: str, kind: Any, device: torch.device, **options: Any) -> nn.Module:
     """The weights of a part, from safetensors, frozen, on `device`; UsageError if some are missing."""
+    if kind.__name__ in CLASSES:
+        written = folders.read_json(source.path(part) / "config.json")
+        _check_class(source.path(part), written.get("_class_name"), kind.__name__)
     module = load_part(kind, source.path(part), source.folder, use_safetensors=True, **options)
     if any(weight.is_meta for weight in module.parameters()):
         raise UsageError(f"cannot load the {part} of {source.folder}: its safetensors lack some of the weights")

@@ -178,19 +178,23 @@ def schedule_of(config: Mapping[str, Any], num_steps: int, scale: str = "consist
 def unet_config(config: Mapping[str, Any], owner: Any) -> UNetConfig:
     """The sizes from the `config.json` of a diffusers-style UNet; UsageError for a network that is another."""
     usual = UNetConfig()
-    widths = tuple(config.get("block_out_channels", [usual.channels * mult for mult in usual.mults]))
+    widths = config.get("block_out_channels", [usual.channels * mult for mult in usual.mults])
+    widths = widths if isinstance(widths, list) else []
     types = config.get("down_block_types", ["CrossAttnDownBlock3D"] * (len(widths) - 1) + ["DownBlock3D"])
+    types = [str(kind) for kind in types] if isinstance(types, list) else []
     head_dim = config.get("attention_head_dim", usual.head_dim)
-    if len(types) != len(widths) or any(width % widths[0] for width in widths) or not isinstance(head_dim, int):
+    named = {"in_channels": "in_channels", "units": "layers_per_block", "text_dim": "cross_attention_dim"}
+    sizes = {ours: config.get(theirs, getattr(usual, ours)) for ours, theirs in named.items()}
+    numbers = (*widths, head_dim, *sizes.values())
+    whole = all(isinstance(number, int) and number > 0 for number in numbers) and len(types) == len(widths) > 0
+    if not whole or any(width % widths[0] for width in widths):
         raise UsageError(f"{owner}: unet/config.json is not that of a VideoCrafter2 network")
     return UNetConfig(
-        in_channels=config.get("in_channels", usual.in_channels),
         channels=widths[0],
         mults=tuple(width // widths[0] for width in widths),
-        units=config.get("layers_per_block", usual.units),
         attention=tuple("CrossAttn" in kind for kind in types),
         head_dim=head_dim,
-        text_dim=config.get("cross_attention_dim", usual.text_dim),
+        **sizes,
     )
 
 
@@ -198,7 +202,7 @@ def load_unet(folder: Path, device: torch.device, dtype: torch.dtype) -> VideoCr
     """The network of a folder with `config.json` and safetensors under either set of names."""
     config = unet_config(folders.read_json(folder / "config.json"), folder)
     weights = published_weights(read_weights(folder), config)
-    return fill(build(lambda: VideoCrafterUNet(config)), weights, folder, device, dtype)
+    return fill(build(lambda: VideoCrafterUNet(config), folder), weights, folder, device, dtype)
 
 
 def _usual(source: Source, options: LoadOptions) -> dict[str, Any]:
