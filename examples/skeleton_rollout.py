@@ -62,5 +62,5 @@ class Pairs:
 if __name__ == "__main__":
     schedule = flow(16, shift=3.0)
     rollout = Pairs((2, 3, 3), schedule)
-    check_rollout(rollout, GaussianVideo(schedule, rollout.shape))
+    check_rollout(rollout, GaussianVideo(schedule, rollout.shape), other="a cat")
     print(f"every law holds; a prompt change reaches back {rollout.reach} latents")

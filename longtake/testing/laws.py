@@ -32,12 +32,15 @@ def check_denoiser(denoiser: Denoiser, num_rows: int = 3, tolerance: float = 1e-
     steps, shape = denoiser.schedule.num_steps, denoiser.can.latent_shape
     x = torch.stack([normal(shape, root(0), "law", index) for index in range(num_rows)]).to(denoiser.device)
     top = torch.full((1, num_rows), steps)
-    both = denoiser(torch.stack([x, x.flip(0)]), top.repeat(2, 1), ["", ""])
-    _hold("x0 has the shape of x", both.shape == (2, *x.shape))
-    _hold("x0 is finite", bool(torch.isfinite(both).all()))
+    # at half the way too: at the highest level of a flow an estimate may hardly depend on x
+    for levels in (torch.full_like(top, max(steps // 2, 1)), top):
+        both = denoiser(torch.stack([x, x.flip(0)]), levels.repeat(2, 1), ["", ""])
+        _hold("x0 has the shape of x", both.shape == (2, *x.shape))
+        _hold("x0 is finite", bool(torch.isfinite(both).all()))
+        alone = denoiser(x[None], levels, [""])
+        _hold("a batch equals its parts", _close(both[:1], alone, tolerance))
+        _hold("the same input gives the same bits", torch.equal(alone, denoiser(x[None], levels, [""])))
     alone = denoiser(x[None], top, [""])
-    _hold("a batch equals its parts", _close(both[:1], alone, tolerance))
-    _hold("the same input gives the same bits", torch.equal(alone, denoiser(x[None], top, [""])))
     if num_rows > 1 and denoiser.can.per_row_levels != "no":
         for row in (0, num_rows - 1):
             levels = top.clone()
@@ -48,12 +51,18 @@ def check_denoiser(denoiser: Denoiser, num_rows: int = 3, tolerance: float = 1e-
         _hold("a row's level matters to the others", not _close(clean[0, :-1], alone[0, :-1], 1e-7))
 
 
-def check_rollout(rollout: Rollout[Any], denoiser: Denoiser, num_latents: int = 10, batch: int = 1) -> None:
-    """A rollout that resumes, streams, forks and can be searched: the laws that need no second side."""
+def check_rollout(
+    rollout: Rollout[Any], denoiser: Denoiser, num_latents: int = 10, batch: int = 1, other: str | None = None
+) -> None:
+    """A rollout that resumes, streams, forks and can be searched: the laws that need no second side.
+
+    `other` is a prompt that the denoiser knows and hears; given, `reach` is held to what a change of prompt touches.
+    """
     _check_form(rollout, denoiser)
     want = _run(rollout, denoiser, num_latents, batch)
     _hold("a run repeats itself", _equal(want, _run(rollout, denoiser, num_latents, batch)))
     _hold("it emits what is asked", len(want) >= num_latents)
+    _check_ticks(rollout, denoiser, num_latents, batch)
     short = _run(rollout, denoiser, max(num_latents // 2, 1), batch)
     _hold("more frames never change earlier ones", _equal(short, want[: len(short)]))
     with tempfile.TemporaryDirectory() as folder:
@@ -62,6 +71,8 @@ def check_rollout(rollout: Rollout[Any], denoiser: Denoiser, num_latents: int = 
     for wrap in (Population(rollout, _First(), num=1), Lookahead(rollout, _First(), num=1)):
         _hold("one candidate is no search", _equal(want, _run(wrap, denoiser, num_latents, batch)))
     _check_fork(rollout, denoiser, batch)
+    if other is not None:
+        _check_reach(rollout, denoiser, max(num_latents, rollout.reach + 4), batch, other)
     meter = Engine(denoiser, batch)
     _drain(rollout, meter, num_latents)
     plan = forecast(rollout, num_latents, cost=partial(cost_of, denoiser))
@@ -118,6 +129,32 @@ def _check_fork(rollout: Rollout[Any], denoiser: Denoiser, batch: int) -> None:
     one, two = (_drain(rollout, engine, 1, rollout.fork(state, key)) for key in (1, 2))
     _hold("forks differ", not _equal(one, two))
     _hold("a fork repeats itself", _equal(one, _drain(rollout, engine, 1, rollout.fork(state, 1))))
+
+
+def _check_ticks(rollout: Rollout[Any], denoiser: Denoiser, num_latents: int, batch: int) -> None:
+    engine, count = Engine(denoiser, batch), 0
+    state = engine.drive(rollout.init(0, Timeline.of("")))
+    for state, emission in stream(rollout, engine, state, num_latents):
+        _hold("an emission says how many latents came before it", emission.start == count)
+        count += len(emission.latents)
+        view = rollout.view(state)
+        _hold("a view has as many levels and estimates as rows",
+              len(view.index) == len(view.x) == len(view.x0) == len(view.level))  # fmt: skip
+        top = denoiser.schedule.num_steps + hasattr(rollout, "inner")  # a search may make rows noisy again
+        _hold("a view shows nothing unseen", all(0 < level < top for level in view.level))
+
+
+def _check_reach(rollout: Rollout[Any], denoiser: Denoiser, num_latents: int, batch: int, other: str) -> None:
+    place = num_latents - 2
+    told: list[list[Tensor]] = []
+    for prompts in ({0: ""}, {0: "", place: other}):
+        engine = Engine(denoiser, batch)
+        state = engine.drive(rollout.init(0, Timeline.of(prompts)))
+        told.append(_drain(rollout, engine, num_latents, state))
+    kept = max(place - rollout.reach, 0)
+    _hold(f"a change of prompt at latent {place} leaves those before {kept} (reach {rollout.reach})",
+          _equal(told[0][:kept], told[1][:kept]))  # fmt: skip
+    _hold("a change of prompt changes something", not _equal(*told))
 
 
 def _run(rollout: Rollout[Any], denoiser: Denoiser, num_latents: int, batch: int) -> list[Tensor]:
