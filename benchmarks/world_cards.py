@@ -178,6 +178,8 @@ redrawn at every latent; clouds come and go. LOG.md has the history of faults an
 
     longtake train vae --stage stills --minutes 35
     longtake train vae --stage clips --minutes 50
+    longtake train vae --stage joint --minutes 80
+    longtake train balance
     longtake train pocket --stage stills --minutes 30
     longtake train pocket --stage short --minutes 30
     longtake train pocket --stage long --minutes 80

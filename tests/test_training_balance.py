@@ -106,3 +106,23 @@ def test_the_run_and_its_caches_are_turned_together(tmp_path, monkeypatch):
     assert len(set(std.tolist())) == 1 and mean.shape == (4,)
     with pytest.raises(FileExistsError, match="move it away"):
         balance.make(tmp_path)
+
+
+def test_killed_between_the_autoencoder_and_its_caches(tmp_path, monkeypatch):
+    """The next look puts the caches in place; without caches clips are rendered for the measurement."""
+    monkeypatch.setattr(shapes, "VAE", SMALL)
+    torch.manual_seed(0)
+    old = AutoencoderKLWan(**SMALL).eval()
+    for folder in ("killed", "bare"):
+        Run(tmp_path / folder / "vae-joint", old, Optimizer([], list(old.parameters()), 0.0), Ema(old, 0.9)).save()
+    kept, file = torch.randn(8, 2, 4, 4, 4).half(), tmp_path / "killed/clips.safetensors"
+    save_file({"latents": kept}, file)
+    settle = cache.settle
+    monkeypatch.setattr(cache, "settle", lambda out: None)
+    matrix = balance.make(tmp_path / "killed", clips=2)
+    assert torch.equal(load_file(file)["latents"], kept)
+    settle(tmp_path / "killed")
+    assert torch.equal(load_file(file)["latents"], balance.turned(kept, matrix))
+    monkeypatch.setattr(cache, "encode_clips", lambda vae, seeds, *_: {"latents": kept[: len(seeds)]})
+    assert balance.make(tmp_path / "bare", clips=2).shape == (4, 4)
+    assert not (tmp_path / "bare/clips.safetensors").exists()

@@ -84,10 +84,14 @@ def vae_clips(place: Any) -> None:
 
 def data(place: Any) -> None:
     """Clips and stills, rendered and encoded once. Minutes bound it: fewer clips on a slower machine."""
-    from longtake.training import cache, shapes
+    from longtake.output import checkpoint
+    from longtake.training import balance, cache, shapes
+    from longtake.training.loop import STATE
     from longtake.training.pocket import load_vae
 
     sizes(place)
+    if not checkpoint.exists(place.work / "vae-balanced", STATE):
+        balance.make(place.work, 1 if place.dry else 16)
     vae, minutes = load_vae(place.work).to(place.device), place.minutes - 0.5
     few = 16 if place.dry else 0
     clips = cache.build(vae, place.work / "clips.safetensors", few or CLIPS, shapes.FRAMES, 0.65 * minutes)

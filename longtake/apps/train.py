@@ -51,6 +51,21 @@ def vae(
 
 
 @train.command()
+def balance(cache: Cache = CACHE) -> None:
+    """The autoencoder's last turn: latents vary as much as pixels notice. Needs no training; before `train pocket`."""
+    import torch
+
+    from longtake.errors import UsageError
+    from longtake.training.balance import make
+
+    try:
+        values = torch.linalg.svdvals(make(cache))
+    except (FileExistsError, FileNotFoundError) as error:
+        raise UsageError(str(error)) from None
+    typer.echo(f"balanced; singular values {float(values[0]):.2f} to {float(values[-1]):.3f}")
+
+
+@train.command()
 def pocket(
     minutes: Minutes,
     stage: Annotated[PocketStage, typer.Option(help="what to train on")] = PocketStage.stills,

@@ -1,6 +1,6 @@
 """Latents in which a direction has as much variance as pixels notice of it: the autoencoder's last turn, untrained.
 
-    python -m longtake.training.balance
+    longtake train balance
 
 A lightly regularised autoencoder leaves its latents in an arbitrary basis, and a direction may have much variance and
 no influence on any pixel (of pocket's 32, ten carry the picture). Normalised channel by channel, the others make most
@@ -25,15 +25,15 @@ different positions are independent, what they contribute to the product of two 
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from longtake.training import fold
-from longtake.training.loop import CACHE, Ema, Run
+from longtake.output import checkpoint
+from longtake.training import cache, fold, shapes
+from longtake.training.loop import CACHE, STATE, Ema, Run
 from longtake.training.optim import Optimizer
 from longtake.training.pocket import VAES, load_vae
 
@@ -98,30 +98,24 @@ def turned(latents: Tensor, matrix: Tensor) -> Tensor:
 
 
 def make(out: Path = CACHE, clips: int = 16) -> Tensor:
-    """Turn the newest autoencoder and the caches it made; the result is the run `vae-balanced`. Returns the matrix."""
-    if (out / VAES[0] / "checkpoint.json").exists():
-        raise FileExistsError(f"{out / VAES[0]} is there; move it away to turn another autoencoder")
+    """Balance the newest autoencoder, and with it the caches it made; returns the matrix [z,z].
+
+    The result is the run `vae-balanced`. Killed at any moment, it is there with its caches turned, or is not there and
+    nothing is, or the next call ends what is left.
+    """
+    cache.settle(out)
+    if checkpoint.exists(out / VAES[0], STATE):
+        raise FileExistsError(f"{out / VAES[0]} is there; move it away to balance another autoencoder")
     vae = load_vae(out)
-    cached = {name: load_file(out / f"{name}.safetensors") for name in ("clips", "stills")}
-    latents = cached["clips"]["latents"]
+    cached = {path: load_file(path) for path in cache.files(out)}
+    latents = next((data["latents"] for data in cached.values() if data["latents"].shape[1] > 1), None)
+    if latents is None:
+        latents = cache.encode_clips(vae, range(8 * clips), shapes.FRAMES, torch.Generator())["latents"]
     found = metric(vae, latents[:clips].float(), torch.Generator().manual_seed(0))
     matrix = balance(found, latents[:1024].float())
     turn(vae, matrix)
-    for name, data in cached.items():
-        save_file(data | {"latents": turned(data["latents"], matrix)}, out / f"{name}.new")
-    for name in cached:
-        (out / f"{name}.new").replace(out / f"{name}.safetensors")
+    for path, data in cached.items():
+        save_file(data | {"latents": turned(data["latents"], matrix)}, path.with_suffix(cache.TURNED))
     Run(out / VAES[0], vae, Optimizer([], list(vae.parameters()), 0.0), Ema(vae, 0.0)).save()
+    cache.settle(out)
     return matrix
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, default=CACHE)
-    args = parser.parse_args()
-    values = torch.linalg.svdvals(make(args.out))
-    print(f"balanced; singular values {values[0]:.2f} to {values[-1]:.3f}")
-
-
-if __name__ == "__main__":
-    main()

@@ -14,12 +14,16 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from longtake.output import checkpoint
 from longtake.training import fold, text
+from longtake.training.loop import STATE
 from longtake.training.pool import LONGEST
 from longtake.world.captions import caption
 from longtake.world.grammar import scene
 from longtake.world.renderer import render
 
+TURNED = ".turned"
+"""Ending of a cache that waits for its balanced autoencoder (training/balance)."""
 LABELS = ("subject", "place", "time", "motion")
 
 
@@ -66,6 +70,18 @@ def build(vae: nn.Module, path: Path, num: int, num_frames: int, minutes: float 
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(data, path)
     return data
+
+
+def files(out: Path) -> list[Path]:
+    """The caches below a folder that are there."""
+    return [path for path in (out / "clips.safetensors", out / "stills.safetensors") if path.exists()]
+
+
+def settle(out: Path) -> None:
+    """Turned caches take the place of the old ones once their autoencoder is there: what a kill left undone."""
+    for path in files(out):
+        if path.with_suffix(TURNED).exists() and checkpoint.exists(out / "vae-balanced", STATE):
+            path.with_suffix(TURNED).replace(path)
 
 
 def statistics(data: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

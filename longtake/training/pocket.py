@@ -169,6 +169,7 @@ def load_vae(out: Path) -> AutoencoderKLWan:
 
 def load_data(stage: str, out: Path, num: int | None = None, device: str = "cpu") -> dict[str, Tensor]:
     """The stage's cache, on the host, with latents normalised by the clips' statistics; encoded on `device`."""
+    cache.settle(out)
     vae = load_vae(out).to(device)
     clips = cache.build(vae, out / "clips.safetensors", num or 9000, shapes.FRAMES, minutes=12)
     mean, std = cache.statistics(clips)
