@@ -293,3 +293,6 @@ def test_riflex_lengthens_the_window_and_leaves_the_pipeline_alone():
     assert relative(forward_rows(pipe.transformer, x, times, text, riflex=30), theirs) < 1e-5
     with pytest.raises(UsageError, match="riflex=9 is no longer than the window; give 22 to 42"):
         of(pipe, extras={"riflex": 9})
+    assert of(pipe, extras={"riflex": 42}).window == 42
+    with pytest.raises(UsageError, match="riflex=43 is more than twice the window; give 22 to 42"):
+        of(pipe, extras={"riflex": 43})

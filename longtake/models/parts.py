@@ -151,6 +151,8 @@ def stretched_window(window: int, options: LoadOptions) -> int:
         return window
     if not isinstance(longer, int) or longer <= window:
         raise UsageError(f"riflex={longer} is no longer than the window; give {window + 1} to {2 * window} latents")
+    if longer > 2 * window:  # what RIFLEx itself holds up to without training
+        raise UsageError(f"riflex={longer} is more than twice the window; give {window + 1} to {2 * window} latents")
     return longer
 
 
