@@ -3,8 +3,8 @@
     longtake train balance
 
 A lightly regularised autoencoder leaves its latents in an arbitrary basis, and a direction may have much variance and
-no influence on any pixel (of pocket's 32, ten carry the picture). Normalised channel by channel, the others make most
-of a flow-matching loss, and a small transformer spends itself on them. Here the metric that the decoder puts on a
+no influence on any pixel (of pocket's 32, ten carry the picture). Normalised channel by channel, the others weigh in a
+flow-matching loss like any, and a small transformer spends itself on them. Here the metric that the decoder puts on a
 latent is measured,
 
     G_ij = mean over clips and positions of (J e_i) . (J e_j),      J the decoder's Jacobian, e_i a latent channel,
