@@ -76,7 +76,7 @@ def test_a_frozen_clip_moves_badly(judge):
     moving = world_quality.quality(judge, filmed(WANTED), WANTED)
     frozen = world_quality.quality(judge, filmed(WANTED)[:1].repeat(45, 1, 1, 1), WANTED)
     assert frozen.warp == pytest.approx(1.0) and moving.warp > 0.7
-    assert frozen.motion_quality < moving.motion_quality
+    assert frozen.motion_quality < 0.3 < moving.motion_quality  # a seventh is what seven motions get by chance
 
 
 def test_drift_finds_the_piece_that_changed(judge):
