@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from longtake.apps.planning import plan
 from longtake.apps.session import begin, build, generate, reopen, running, start
 from longtake.apps.settings import Request
 from longtake.errors import UsageError
+from longtake.models.load import load
 from longtake.models.tiny_own import save_tiny_latte_ucf, save_tiny_videocrafter, tiny_latte, tiny_svd
 from longtake.output.directory import RunDir
 
@@ -48,7 +50,9 @@ def options_of(folders: dict[str, dict[str, Any]], family: str, method: str) -> 
     return {**folders[family], "method": method, "seed": 5, **named}
 
 
-@pytest.mark.parametrize("family,method", [("videocrafter2", "fifo"), ("latte", "fifo"), ("svd", "chunk")])
+@pytest.mark.parametrize(
+    "family,method", [("videocrafter2", "fifo"), ("latte", "fifo"), ("latte-ucf", "fifo"), ("svd", "chunk")]
+)
 def test_stopped_and_gone_on_with_is_uninterrupted(folders, family, method, tmp_path):
     options = options_of(folders, family, method)
     whole = generate(out=tmp_path / "whole", **options)
@@ -89,3 +93,33 @@ def test_a_prompt_or_picture_that_cannot_be(folders, family, tmp_path):
     with pytest.raises(UsageError, match=said[family]):
         generate(out=tmp_path / "run", **{**options, **wrong[family]})
     assert not (tmp_path / "run").exists()
+
+
+def test_a_prompt_that_is_no_class_is_refused_by_a_plan_as_by_the_network(folders):
+    """The same line with and without weights, for the prompts of a story and what is steered away from, too."""
+    options = options_of(folders, "latte-ucf", "fifo")
+    model = load(options["model"], num_steps=8)
+    for wrong, more in (
+        ("a dog on the moon", {"prompt": "a dog on the moon"}),
+        ("a dog on the moon", {"prompt": "playing guitar | a dog on the moon"}),
+        ("blurry", {"negative_prompt": "blurry"}),
+    ):
+        with pytest.raises(UsageError) as loaded:
+            model.prepare([wrong])
+        with pytest.raises(UsageError) as planned:
+            plan(Request(**{**options, **more}))
+        assert str(planned.value) == str(loaded.value)
+        assert f"{wrong!r} is no class of UCF-101; near it" in str(loaded.value)
+    for more in ({}, {"prompt": "3"}, {"negative_prompt": "Archery"}, {"negative_prompt": "blurry", "guidance": 1.0}):
+        plan(Request(**{**options, **more}))
+
+
+def test_a_negative_prompt_that_nothing_reads_is_refused(folders, tmp_path):
+    options = {**options_of(folders, "svd", "chunk"), "negative_prompt": "blurry"}
+    for call in (lambda: plan(Request(**options)), lambda: generate(out=tmp_path / "run", **options)):
+        with pytest.raises(UsageError, match=r"^svd reads no prompt, so --negative-prompt has no effect"):
+            call()
+    assert not (tmp_path / "run").exists()
+    guided = {**options, "image": None, "guide_model": "owner/pictures"}  # which the guide's picture is made with
+    assert plan(Request(**guided))[0].negative_prompt == "blurry"
+    plan(Request(**{**options_of(folders, "latte", "fifo"), "negative_prompt": "blurry"}))

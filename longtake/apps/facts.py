@@ -16,7 +16,7 @@ class Facts:
     window    latent frames of one call
     factor    pixels of a latent's side; `compression` pixel frames of a latent after the first
     guided    whether a window costs two network evaluations (or `passes`), times `experts` at most
-    method    the model's own default; `chunk_overlap` and `begins` as in `models/seam.ModelFacts`
+    method    the model's own default; `chunk_overlap` and `begins`, `labels` as in `models/seam.ModelFacts`
     """
 
     name: str
@@ -45,6 +45,7 @@ class Facts:
     latent_group: int = 1
     latents_at_once: int = 1
     frames_behind: int = 0
+    labels: int = 0
 
     @property
     def cost(self) -> int:

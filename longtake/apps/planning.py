@@ -22,6 +22,7 @@ from longtake.core.plan import GhostCodec, mixes_levels
 from longtake.core.schedule import flow
 from longtake.core.solvers import Solver
 from longtake.errors import UsageError
+from longtake.models.families import FAMILIES
 from longtake.rollouts.miga import Miga
 from longtake.search.branch import leaf
 
@@ -45,6 +46,7 @@ def plan(request: Request) -> tuple[Settings, Facts, list[str]]:
             f"{facts.name} cannot begin with a picture; use a model that can (Wan 2.2 TI2V), or --video CLIP"
         )
     unread(settings)
+    unheard(settings, facts)
     settings, more = afforded(request, settings, facts)
     rollout = dry_rollout(settings, facts.can)  # parameters that do not fit show now
     more += how_frames_begin(settings, facts, rollout)
@@ -65,6 +67,18 @@ def unread(settings: Settings) -> None:
             f"miga reads a picture or clip in stage 1, which miga.handover={handover} of {settings.steps} steps leaves "
             f"no room for; use --set miga.handover={max(settings.steps - 2, 0)} or less"
         )
+
+
+def unheard(settings: Settings, facts: Facts) -> None:
+    """UsageError for prompts that the model cannot make anything of."""
+    if settings.negative_prompt and not FAMILIES[facts.family].reads and settings.guide_model is None:
+        raise UsageError(f"{facts.name} reads no prompt, so --negative-prompt has no effect; leave it out")
+    if facts.labels:
+        from longtake.models.latte_ucf import label_of  # imports diffusers, which takes seconds
+
+        prompts = [scene["prompt"] for scene in settings.prompts] or [settings.prompt]
+        for prompt in [*prompts, *([settings.negative_prompt] if facts.guided else [])]:
+            label_of(prompt, facts.labels)
 
 
 def afforded(request: Request, settings: Settings, facts: Facts) -> tuple[Settings, list[str]]:

@@ -57,6 +57,7 @@ class Family:
     keys     what its `longtake.json` may hold besides `COMMON_KEYS`
     options  which `LoadOptions.extras` it has; None: its module says
     adapts   whether LoRAs, offloading, compiling and attention backends are at hand (models/adapt)
+    reads    whether prompts decide what it shows
     alone    why rows cannot have levels of their own, where `per_row_levels` is "no"
 
     per_row_levels and clean_rows are those of `core.model.Capabilities`.
@@ -72,6 +73,7 @@ class Family:
     clean_rows: bool = False
     options: tuple[str, ...] | None = None
     adapts: bool = False
+    reads: bool = True
     alone: str = ""
 
 
@@ -146,6 +148,7 @@ FAMILIES: dict[str, Family] = {
             keys=("min_guidance", "motion_bucket", "picture_noise", "decode_context", "solver"),
             options=("freelong", "freepca", "tiling"),
             adapts=True,
+            reads=False,
             per_row_levels="hook",
         ),
         Family(

@@ -145,6 +145,7 @@ def facts(source: Source, options: LoadOptions) -> ModelFacts:
         per_row_levels="own",
         compression=1,
         first_is_image=False,
+        labels=config.classes,
     )
 
 

@@ -75,6 +75,7 @@ class ModelFacts:
     experts: networks that a window may need, so that its cost is a bound where there are two.
     method: the default method; None: by levels and search, see `apps/deciding`.
     chunk_overlap: latents that the authors let a clip read of the one before; 0: any, joined as `chunk` does.
+    labels: classes that a prompt may name; 0: it may say anything.
     begins: how frames begin that enter together is the model's own (`Model.begin`).
     """
 
@@ -101,6 +102,7 @@ class ModelFacts:
     latent_group: int = 1
     latents_at_once: int = 1
     frames_behind: int = 0
+    labels: int = 0
 
 
 @runtime_checkable
