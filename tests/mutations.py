@@ -20,9 +20,12 @@ from longtake.rollouts.diagonal import Diagonal, LineState
 from longtake.search import branch
 from longtake.search.population import Member, Population
 from tests import (
+    output_faults,
     search_faults,
     test_laws,
+    test_output,
     test_rewards,
+    test_runs_books,
     test_search_branches,
     test_search_laws,
     test_search_methods,
@@ -269,5 +272,24 @@ FAULTS = [
         "the worst wins",
         search_faults.worst_wins,
         lambda: test_search_methods.test_clips_with_a_planted_candidate_are_found("best-of chunk"),
+    ),
+    Fault(
+        "decoder cache not in the checkpoint",
+        output_faults.cache_not_saved,
+        lambda: output_faults.beside_a_whole_run(
+            test_output.test_interrupted_anywhere_and_resumed_is_uninterrupted, 20
+        ),
+    ),
+    Fault(
+        "a trace line lost at a resume",
+        output_faults.line_lost,
+        lambda: output_faults.beside_a_whole_run(
+            test_output.test_interrupted_anywhere_and_resumed_is_uninterrupted, 20
+        ),
+    ),
+    Fault(
+        "wrong parent snapshot on reroll",
+        output_faults.wrong_parent_snapshot,
+        lambda: output_faults.in_a_folder(test_runs_books.test_a_branch_is_its_parent_up_to_its_moment),
     ),
 ]

@@ -11,10 +11,10 @@ from longtake.apps import session as sessions
 from longtake.apps.directing import longer
 from longtake.apps.generate import Console, perform
 from longtake.apps.moments import Story, acting, brought, first_frame, story
-from longtake.apps.scores import score_of
+from longtake.apps.scores import judge
 from longtake.apps.session import Session
 from longtake.apps.settings import Settings
-from longtake.apps.stories import turns_of
+from longtake.apps.stories import film_fits, turns_of
 from longtake.core.noise import fold
 from longtake.errors import UsageError
 from longtake.output.directory import RunDir, read_json, typed
@@ -49,7 +49,7 @@ def run_takes(path: Path, num: int | None, seconds: float | None, chosen: str | 
     if (num is None) != (seconds is None):
         raise UsageError("takes need both --num and --seconds: how many, and how long a stretch")
     folder = RunDir(path)
-    sessions.reopen(folder)
+    film_fits(sessions.reopen(folder)[0], folder)
     if chosen is not None:
         _use(folder, chosen, console)
     elif num is not None and seconds is not None:
@@ -123,14 +123,12 @@ def _make(run: Story, num: int, seconds: float, console: Console) -> None:
             settings = _candidate(session, run, number)
             with making(run.folder, first=False) as copy:
                 copied(room, copy)
-                copy.describe(settings.to_json())
+                copy.describe({**settings.to_json(), "score": None})  # owed from now on, whoever finishes it
                 made.append((placed(copy, run.folder), settings))
     for at, settings in made:
         one = replace(session, settings=settings, job=replace(session.job, turns=turns_of(settings)))
         perform(one, at, console)
-        score = score_of(one, at, run.latents)
-        if score is not None:
-            at.amend(score=score)
+        judge(one, at)
 
 
 def _candidate(session: Session, run: Story, number: int) -> Settings:

@@ -16,6 +16,7 @@ from longtake.apps.searches import search
 from longtake.apps.session import Session
 from longtake.apps.settings import MAX_HOURS, Request, Settings, check_prompt
 from longtake.apps.stored import reward_sets, sets_of
+from longtake.apps.stories import film_fits
 from longtake.apps.tables import method
 from longtake.errors import UsageError
 from longtake.output import checkpoint
@@ -32,6 +33,7 @@ def run_extend(path: Path, frames: int, prompt: str | None, console: Console) ->
     """Make a run longer by so many frames, from there on under another prompt if one is given."""
     console.listen()
     told = story(path)
+    film_fits(told.settings, told.folder)
     settings = longer(told, frames)
     told.folder.refuse_if_busy()
     if prompt is not None:
@@ -108,6 +110,7 @@ def run_reroll(path: Path, moment: str, change: Change, console: Console) -> Non
     """Make another branch of a run from a moment on, as a take of it. The run itself stays as it is."""
     console.listen()
     told = story(path)
+    film_fits(told.settings, told.folder)
     if change.seed is not None and not 0 <= change.seed < 2**63:
         raise UsageError(f"--seed {change.seed} is not possible; give 0 to 2^63 - 1")
     latent, frame = branching(told, moment)

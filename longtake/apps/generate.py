@@ -15,13 +15,17 @@ from longtake.apps import speed
 from longtake.apps.planning import dry_run as forecast_run
 from longtake.apps.planning import plan
 from longtake.apps.progress import clock, shown
+from longtake.apps.scores import judge, owed
 from longtake.apps.screening import screen
 from longtake.apps.session import Session
 from longtake.apps.settings import Request, Settings
+from longtake.apps.stories import corrections, film_fits, told_corrections
 from longtake.apps.tables import Facts
 from longtake.errors import UsageError
+from longtake.output.boxes import frames_in
 from longtake.output.directory import RunDir, plan_directory, typed
 from longtake.output.disk import DiskFullError
+from longtake.output.trace import read_trace
 
 MIN_MEASURED = 1.0  # seconds of work before a speed is worth keeping
 
@@ -105,7 +109,8 @@ def run_resume(path: Path, console: Console) -> None:
     console.listen()
     folder = RunDir(path)
     settings, finished = sessions.reopen(folder)
-    if finished:
+    film_fits(settings, folder)
+    if finished and not owed(folder):
         console.note(f"{path} is finished")
         console.result(value := sessions.result(settings, folder), value.video)
         return
@@ -120,6 +125,7 @@ def run_resume(path: Path, console: Console) -> None:
     for note in session.notes:
         console.note(note)
     play(session, folder, console)
+    judge(session, folder)
 
 
 def play(session: Session, folder: RunDir, console: Console) -> None:
@@ -139,6 +145,8 @@ def perform(session: Session, folder: RunDir, console: Console) -> sessions.Resu
         _remember_speed(session, rate)
     except (KeyboardInterrupt, DiskFullError) as stop:
         value = sessions.result(settings, folder, runner)
+        # what waited for a checkpoint that found no room is not in the film
+        value = replace(value, frames=min(value.frames, frames_in(folder.video)))
         if isinstance(stop, DiskFullError):
             console.warn(f"{stop}; then go on with: longtake resume {typed(folder.path)}")
         else:
@@ -149,6 +157,8 @@ def perform(session: Session, folder: RunDir, console: Console) -> sessions.Resu
         raise
     value = sessions.result(settings, folder, runner)
     console.note(f"{value.frames} frames, {value.frames / value.fps:.1f} s, in {clock(value.seconds)}, {value.nfe} NFE")
+    if settings.search == "reflect" and (found := corrections(settings, read_trace(folder.trace))):
+        console.note(told_corrections(found))
     return value
 
 

@@ -23,6 +23,21 @@ def score_of(session: Session, folder: RunDir, latent: int) -> float | None:
     return sum(pairs) / len(pairs) if pairs else None
 
 
+def owed(folder: RunDir) -> bool:
+    """Whether a take is still to be judged: it was made to be, and a kill came between."""
+    content = folder.settings()
+    return content.get("branch") is not None and "score" in content and content["score"] is None
+
+
+def judge(session: Session, folder: RunDir) -> None:
+    """Note in run.json the score of a take that has come to its end, if it is owed one."""
+    branch = session.settings.branch
+    if branch is not None and folder.finished is not None and owed(folder):
+        score = score_of(session, folder, branch["latent"])
+        if score is not None:
+            folder.amend(score=score)
+
+
 def _cosine(left: object, right: object) -> float:
     import torch
 

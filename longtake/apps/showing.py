@@ -13,10 +13,11 @@ from longtake.apps.choosing import told
 from longtake.apps.generate import Console
 from longtake.apps.progress import clock
 from longtake.apps.settings import Settings
+from longtake.apps.stories import corrections, film_fits, told_corrections
 from longtake.errors import UsageError
 from longtake.output.directory import RunDir, typed
 from longtake.output.takes import takes_of
-from longtake.output.trace import read_trace
+from longtake.output.trace import candidates_of, is_score, read_trace
 
 ROWS = 20
 """Lines of a timeline at most."""
@@ -27,6 +28,7 @@ def run_show(path: Path, tree: bool, console: Console) -> None:
     console.listen()
     folder = RunDir(path)
     settings, _ = sessions.reopen(folder)
+    film_fits(settings, folder)
     lines = read_trace(folder.trace)
     if tree:
         found = [candidate for line in lines for candidate in candidates_of(line)]
@@ -60,6 +62,7 @@ def summary(folder: RunDir, settings: Settings, lines: list[dict[str, Any]]) -> 
         "branch": settings.branch,
         "nfe": sum(line["nfe"] for line in lines),
         "seconds": round(sum(line["seconds"] for line in lines), 3),
+        "reflect": corrections(settings, lines),
         "prompts": list(prompts_of(lines, rate)),
         "timeline": [stretch(part, rate) for part in parts(lines)],
         "takes": [told(folder, number).__dict__ for number in takes_of(folder)],
@@ -114,7 +117,7 @@ def _chosen(line: dict[str, Any]) -> float | None:
     scores, place = line.get("scores"), line.get("chosen")
     if not isinstance(scores, list) or type(place) is not int or not 0 <= place < len(scores):
         return None
-    return scores[place] if _is_score(scores[place]) else None
+    return scores[place] if is_score(scores[place]) else None
 
 
 def text_of(value: dict[str, Any]) -> Iterator[str]:
@@ -125,6 +128,8 @@ def text_of(value: dict[str, Any]) -> Iterator[str]:
     yield f"  {value['frames']} frames, {value['seconds_of_video']:.1f} s, {width}x{height} at {value['fps']:g} fps"
     yield f"  model {value['model']}, {value['method']}, {value['steps']} steps, search {value['search']}"
     yield f"  {value['nfe']} NFE in {clock(value['seconds'])}"
+    if value["reflect"]:
+        yield f"  {told_corrections(value['reflect'])}"
     yield f"  seed {value['seed']}"
     for one in value["derived"]:
         yield f"    from latent {one['latent']}: seed {one['seed']}, key {one['key']}"
@@ -147,24 +152,6 @@ def text_of(value: dict[str, Any]) -> Iterator[str]:
 
 
 # -- the tree --------------------------------------------------------------------------------------------------------
-
-
-def candidates_of(line: dict[str, Any]) -> list[dict[str, Any]]:
-    """What a search judged for a line of the trace."""
-    found = line.get("candidates", [])
-    return [one for one in found if _is_candidate(one)] if isinstance(found, list) else []
-
-
-def _is_candidate(one: Any) -> bool:
-    if not isinstance(one, dict) or not all(isinstance(one.get(name), str) for name in ("name", "parent", "verdict")):
-        return False
-    rows = one.get("rows") or [0, 0]
-    pair = isinstance(rows, list) and len(rows) == 2 and all(type(row) is int for row in rows)
-    return type(one.get("tick")) is int and pair and (one.get("score") is None or _is_score(one["score"]))
-
-
-def _is_score(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) < 1e300
 
 
 def drawn(lines: list[dict[str, Any]], settings: Settings) -> Iterator[str]:

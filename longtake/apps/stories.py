@@ -15,8 +15,10 @@ from longtake.apps.settings import Request, Settings
 from longtake.apps.stored import checked, reward_sets, sets_of, shown, within
 from longtake.errors import UsageError
 from longtake.output.directory import RunDir, versions
+from longtake.output.trace import candidates_of
 from longtake.output.turns import Turn
 from longtake.output.video import probe
+from longtake.search.reflect import rates
 
 log = logging.getLogger("longtake")
 
@@ -147,6 +149,41 @@ def note_environment(settings: Settings, folder: RunDir, frame: int) -> None:
     if reasons:
         folder.remark(frame, reasons)
         log.warning("not bit-exact from frame %d on, perhaps: %s", frame, ", ".join(reasons))
+
+
+def film_fits(settings: Settings, folder: RunDir) -> None:
+    """UsageError if run.json tells another size than its film has: said before a model of that size is made.
+
+    A film that is not there or cannot be read is left to who needs it.
+    """
+    try:
+        film = probe(folder.video)
+    except UsageError:
+        return
+    # odd sizes are padded to even ones
+    if (film.width, film.height) != (settings.width + settings.width % 2, settings.height + settings.height % 2):
+        raise UsageError(
+            f"{folder.manifest} says {settings.width}x{settings.height}, but {folder.video.name} is "
+            f"{film.width}x{film.height}; one of them was changed: put the size of the film back"
+        )
+
+
+def corrections(settings: Settings, lines: list[dict[str, Any]]) -> dict[str, float] | None:
+    """How often reflection looked, tried and corrected, and MIGA's R_corr and R_succ; None under another search."""
+    if settings.search != "reflect":
+        return None
+    known = [{"candidates": [one for one in candidates_of(line) if _is_look(one)]} for line in lines]
+    return {name: round(value, 6) for name, value in rates(known).items()}
+
+
+def told_corrections(found: dict[str, float]) -> str:
+    """The same as a line of text."""
+    return (f"reflection looked {found['looked']} times, tried {found['tried']}, corrected {found['corrected']}: "
+            f"R_corr {found['R_corr']:.3f}, R_succ {found['R_succ']:.3f}")  # fmt: skip
+
+
+def _is_look(one: dict[str, Any]) -> bool:
+    return isinstance(one.get("proposal"), str) and type(one.get("number")) is int
 
 
 def _told(path: Path | str) -> dict[str, Any]:

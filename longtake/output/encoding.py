@@ -13,20 +13,29 @@ from av.video.reformatter import ColorRange, Colorspace
 from jaxtyping import UInt8
 from torch import Tensor
 
+from longtake.errors import UsageError
 from longtake.output.sound import Sound
 
 SEGMENT_SECONDS = 2
+LARGEST = 1 << 28  # of (width + 128)(height + 128), above which libav opens no encoder
 BT709 = 1  # colour primaries and transfer, ITU-T H.273
 
 
 @dataclass(frozen=True)
 class Format:
-    """Size in pixels, frames a second, x264's quality (lower is better, 14 is visually lossless)."""
+    """Size in pixels, frames a second, x264's quality (lower is better, 14 is visually lossless).
+
+    UsageError for a size that no encoder takes.
+    """
 
     width: int
     height: int
     fps: Fraction
     crf: int = 14
+
+    def __post_init__(self) -> None:
+        if (self.width + self.width % 2 + 128) * (self.height + self.height % 2 + 128) >= LARGEST:
+            raise UsageError(f"{self.width}x{self.height} is more than a video can hold; give 16000x16000 or less")
 
     @property
     def segment(self) -> int:

@@ -62,7 +62,7 @@ class Position:
 
     held        an emission not yet decoded; only at the end of a run
     frames      pixel frames of the film so far
-    owed_*      cost of the ticks since the last non-empty emission
+    owed_*      cost of the ticks since the last non-empty emission, and their seconds
     digest      of the frames so far (`chain`)
     pruned_for  the number of latents for which calls were skipped: good for that length alone; None: good for any
     offset      latents released before `state` began to count
@@ -80,6 +80,7 @@ class Position:
     frame_nfe: int = 0
     owed_nfe: int = 0
     owed_frame_nfe: int = 0
+    owed_seconds: float = 0.0
     seconds: float = 0.0
     digest: str = ""
     trace_bytes: int = 0
@@ -110,6 +111,15 @@ class Progress:
     def video_seconds(self) -> float:
         """Length of the film so far."""
         return self.frames / self.fps
+
+
+def progressed(job: Job, position: Position, new: list[Tensor], nfe_per_second: float) -> Progress:
+    """What to show of a run that stands here and has just filmed `new`."""
+    left = None
+    if job.expected_nfe is not None and nfe_per_second > 0:
+        left = max(job.expected_nfe - position.nfe, 0) / nfe_per_second
+    fps = float(job.form.fps)
+    return Progress(position.frames, job.num_frames, fps, position.nfe, nfe_per_second, left, tuple(new))
 
 
 def decoded(

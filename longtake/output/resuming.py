@@ -58,8 +58,9 @@ def _fault(value: Any) -> str | None:
                  "turns"):  # fmt: skip
         if not _count(getattr(value, name)):
             return f"{name} is no count"
-    if not isinstance(value.seconds, (int, float)) or not 0 <= value.seconds < LARGEST:
-        return "seconds is no time"
+    for time in (value.seconds, value.owed_seconds):
+        if not isinstance(time, (int, float)) or not 0 <= time < LARGEST:
+            return "seconds is no time"
     if not isinstance(value.digest, str) or not (value.pruned_for is None or _count(value.pruned_for)):
         return "digest or pruned_for is of another kind"
     if not isinstance(value.past, tuple) or not all(isinstance(latent, Tensor) for latent in value.past):

@@ -30,7 +30,7 @@ from longtake.core.stream import stream
 from longtake.output import checkpoint
 from longtake.output.directory import RunDir
 from longtake.output.disk import DiskFullError
-from longtake.output.job import Job, Position, Progress, chain, decoded
+from longtake.output.job import Job, Position, Progress, chain, decoded, progressed
 from longtake.output.latest import Latest
 from longtake.output.resuming import resumable
 from longtake.output.snapshots import Snapshots
@@ -84,9 +84,8 @@ class Runner:
             raise
         finally:
             if self.position is not None and self.folder.finished is None:
-                with suppress(
-                    *([DiskFullError] if full else [])
-                ):  # there may be room for a state where a film had none
+                # there may be room for a state where a film had none
+                with suppress(*([DiskFullError] if full else [])):
                     self.save()
 
     def _take_up(self) -> None:
@@ -175,7 +174,7 @@ class Runner:
         self._note_batch(0)
         nfe, frame_nfe = meter.nfe - nfe, meter.frame_nfe - frame_nfe
         position = Position(state, nfe=nfe, frame_nfe=frame_nfe, owed_nfe=nfe, owed_frame_nfe=frame_nfe,
-                            past=job.context[-job.memory :])  # fmt: skip
+                            owed_seconds=self._lap(), past=job.context[-job.memory :])  # fmt: skip
         shown: list[Tensor] = []
         for made, cache in decoded(job.codec, job.opening):
             position = replace(position, cache=cache)
@@ -203,6 +202,7 @@ class Runner:
             frame_nfe=position.frame_nfe + info.frame_nfe,
             owed_nfe=position.owed_nfe + info.nfe,
             owed_frame_nfe=position.owed_frame_nfe + info.frame_nfe,
+            owed_seconds=position.owed_seconds + self._lap(),
             pruned_for=self.job.num_latents if info.skipped else position.pruned_for,
         )
 
@@ -238,6 +238,7 @@ class Runner:
             latents=emission.stop if self.job.num_latents is None else min(emission.stop, self.job.num_latents),
             owed_nfe=0,
             owed_frame_nfe=0,
+            owed_seconds=0.0,
             seconds=position.seconds + seconds,
             digest=digest,
             trace_bytes=self.trace.size,
@@ -247,8 +248,7 @@ class Runner:
 
     def _traced(self, position: Position, emission: Emission, places: list[int], sha256: str) -> float:
         # Writes the line of an emission, whose latents are seen at `places`; returns the seconds since the one before
-        now = self.clock()
-        seconds, self._mark = now - self._mark, now
+        seconds = position.owed_seconds + self._lap()
         line = {
             "latents": [emission.start, emission.stop],
             "frames": [position.frames, places[-1]],
@@ -291,10 +291,10 @@ class Runner:
         checkpoint.write_atomic(self.folder.end, json.dumps(content) + "\n")
 
     def _progress(self, position: Position, new: list[Tensor]) -> Progress:
-        job = self.job
         speed = (position.nfe - self._start_nfe) / max(self.clock() - self._started, 1e-9)
-        left = None
-        if job.expected_nfe is not None and speed > 0:
-            left = max(job.expected_nfe - position.nfe, 0) / speed
-        fps = float(job.form.fps)
-        return Progress(position.frames, job.num_frames, fps, position.nfe, speed, left, tuple(new))
+        return progressed(self.job, position, new, speed)
+
+    def _lap(self) -> float:
+        # Seconds since the last time that was asked
+        before, self._mark = self._mark, self.clock()
+        return self._mark - before

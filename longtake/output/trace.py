@@ -142,3 +142,22 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     "sha256": lambda v: isinstance(v, str),
 }  # fmt: skip
 """What every line has, and of which kind; what a search adds is looked at by who reads it."""
+
+
+def candidates_of(line: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a search judged for a line of the trace."""
+    found = line.get("candidates", [])
+    return [one for one in found if _is_candidate(one)] if isinstance(found, list) else []
+
+
+def _is_candidate(one: Any) -> bool:
+    if not isinstance(one, dict) or not all(isinstance(one.get(name), str) for name in ("name", "parent", "verdict")):
+        return False
+    rows = one.get("rows") or [0, 0]
+    pair = isinstance(rows, list) and len(rows) == 2 and all(type(row) is int for row in rows)
+    return type(one.get("tick")) is int and pair and (one.get("score") is None or is_score(one["score"]))
+
+
+def is_score(value: Any) -> bool:
+    """Whether this is a number that a reward may have given."""
+    return type(value) in (int, float) and abs(value) < 1e300
