@@ -171,8 +171,8 @@ How far a minute drifts: [drift.svg](../figures/drift.svg), made by `benchmarks/
 
 ## Limits
 
-What turns as it moves (a rocket in an arc) is torn apart; limbs are vague; a subject is partly redrawn at every latent, so
-its colour wavers; clouds come and go. LOG.md has the history of faults and what was tried against them.
+What turns as it moves (a rocket in an arc) is torn apart; limbs are vague; a subject is partly redrawn at every latent,
+so its colour wavers; clouds come and go. LOG.md has the history of faults and what was tried against them.
 
 ## Again
 

@@ -61,7 +61,8 @@ RUNS: list[dict[str, Any]] = [
     {"turns": [{"latent": 3}]}, {"turns": [{"latent": 1, "key": 2, "prompt": 3}]}, {"prompts": [{"frame": "x"}]},
     {"prompts": [{"frame": 0, "prompt": 7}]}, {"prompts": [{"frame": -5, "prompt": "a"}]}, {"branch": {"latent": "q"}},
     {"prompts": [{"frame": 8, "prompt": "a"}]}, {"reward": "motion", "reward_parameters": {"motion": {"floor": "x"}}},
-    {"width": 16384, "height": 16384}, {"height": 8192}, {"branch": {"latent": 1, "from_frame": "x"}}, {"format": 2, "versions": ["x"]}, {"format": {"a": [1]}},
+    {"width": 16384, "height": 16384}, {"height": 8192}, {"branch": {"latent": 1, "from_frame": "x"}},
+    {"format": 2, "versions": ["x"]}, {"format": {"a": [1]}},
 ]  # fmt: skip
 FORGED: list[tuple[str, Change]] = [
     *((f"trace {change}", lines_with(**change)) for change in LINES),

@@ -31,5 +31,7 @@ def root(seed: int) -> int:
 
 def normal(shape: Sequence[int], path: int, purpose: str, index: int = 0, level: int = 0) -> Tensor:
     """Standard normal noise of `shape`: float32 on the CPU, the same on every machine and device."""
+    if 0 in shape:  # plans ask for nothing but the count
+        return torch.empty(tuple(shape))
     bits = np.random.Philox(key=fold(path, purpose, index, level))
     return torch.from_numpy(np.random.Generator(bits).standard_normal(tuple(shape), dtype=np.float32))

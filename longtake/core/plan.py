@@ -197,6 +197,20 @@ def lag(rollout: Any) -> int:
     return getattr(rollout, "lag", 0) + (0 if fixed(rollout) else lag(rollout.inner))
 
 
+def steady(rollout: Any) -> bool:
+    """Whether this is a search whose ticks, once running, cost the same for ever.
+
+    Not where what a decision costs is drawn (`drawn`), nor where the queue runs empty at an `end`.
+    """
+    if fixed(rollout):
+        return False
+    while hasattr(rollout, "inner"):
+        if getattr(rollout, "drawn", False):
+            return False
+        rollout = rollout.inner
+    return getattr(rollout, "end", None) is None
+
+
 def emptied(rollout: Any) -> Any:
     """The same rollout on latents without channels, its rewards replaced by one that prefers nobody.
 

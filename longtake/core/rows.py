@@ -103,6 +103,12 @@ def advance(
     rows: Sequence[Row], x0s: Sequence[Tensor], tos: Sequence[int], solver: Solver, schedule: NoiseSchedule
 ) -> list[Row]:
     """Move each row to its target level with its own estimate x0 (C, H, W), memory and noise."""
+    if x0s and not x0s[0].numel():  # latents without channels, as plans use: nothing to compute
+        parts = zip(rows, x0s, tos, strict=True)
+        return [
+            Row(row.x.clone(), to, row.index, row.path, solver.remember(row.memory, x0, row.level), seen=True)
+            for row, x0, to in parts
+        ]
     plans = [solver.plan(schedule, row.level, to, row.memory) for row, to in zip(rows, tos, strict=True)]
     basis = [_basis(row, x0) for row, x0 in zip(rows, x0s, strict=True)]
     samples = combine([plan.next for plan in plans], basis)

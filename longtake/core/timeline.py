@@ -53,10 +53,12 @@ class Timeline:
 
     def at(self, index: int) -> Cond:
         """The prompt of the latent frame at `index`; context rows before 0 share the first."""
-        return self._blend(self._place(index))
+        return self.entries[0][1] if len(self.entries) == 1 else self._blend(self._place(index))
 
     def cond(self, indices: Iterable[int]) -> Cond:
         """The prompt of a window that commits these rows."""
+        if len(self.entries) == 1:
+            return self.at(0)
         rows = sorted(indices)
         if self.rule == "start":
             return self.at(rows[0])

@@ -4,25 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
+from functools import cache
 from typing import Any, TypeVar
 
 from torch import Tensor
 
 T = TypeVar("T")
+_BARE = frozenset((int, float, bool, str, type(None)))
 
 
 def children(value: Any) -> Iterator[Any]:
     """The parts that a state value is made of, in a fixed order."""
-    if is_dataclass(value) and not isinstance(value, type):
-        yield from (getattr(value, field.name) for field in fields(value) if field.init)
+    names = _names(type(value))
+    if names is not None:
+        yield from [getattr(value, name) for name in names]
     elif isinstance(value, Mapping):
         yield from value.values()
     elif isinstance(value, (tuple, list)):
         yield from value
 
 
+@cache
+def _names(kind: type) -> tuple[str, ...] | None:
+    # plans walk states at every tick, so what a class is made of is asked once
+    return tuple(field.name for field in fields(kind) if field.init) if is_dataclass(kind) else None
+
+
 def walk(value: Any) -> Iterator[Any]:
-    """Every distinct object of a state, the root first; what branches share comes once."""
+    """Every distinct object of a state but bare numbers and words, the root first; what branches share comes once."""
     seen: set[int] = set()
     stack = [value]
     while stack:
@@ -30,7 +39,7 @@ def walk(value: Any) -> Iterator[Any]:
         if id(item) not in seen:
             seen.add(id(item))
             yield item
-            stack.extend(children(item))
+            stack.extend([part for part in children(item) if type(part) not in _BARE])
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], value: T) -> T:

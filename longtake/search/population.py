@@ -108,6 +108,11 @@ class Population:
         return self.when == "tick" or branch.whole(self.inner)
 
     @property
+    def drawn(self) -> bool:
+        """Whether what a decision costs is drawn: inversion pays calls in the decisions that it is drawn for."""
+        return self.proposals is not None and "inversion" in dict(self.proposals.weights)
+
+    @property
     def in_flight(self) -> int:
         """Rows of one member and the latents that may wait."""
         return self.inner.in_flight + max(self.max_lag, self.patience)
@@ -194,7 +199,7 @@ class Population:
                     proposal, mix = self.proposals.mix(drawn, sources[place], rows, key, taken)
                 forked = self.inner.fork(member.state, key, mix)
                 noises = member.noises
-                if self.proposals is not None:
+                if self.proposals is not None and self.shape[0]:  # forecasts have no noise
                     noises = (*noises, *branch.undecided(self.inner, forked))[-self.memory :]
                 origin = Origin(member.name, number, proposal, rows.start, rows.stop)
                 name = fold(member.name, state.tick, number)

@@ -1,0 +1,69 @@
+"""The forecast of a search adds up what its ticks cost once they repeat: it is what running them all would count."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from longtake.core.engine import Engine
+from longtake.core.forecast import LONGEST, Repeats, Tick, forecast
+from longtake.core.plan import Ghost, emptied, lag, steady
+from longtake.core.rollout import Timeline
+from longtake.core.rows import Row
+from longtake.core.tree import walk
+from tests.search_cases import every_search
+
+
+def walked(rollout: Any, many: int, context: int = 0) -> tuple[int, ...]:
+    """Every tick run: (nfe, frame nfe, nfe to the first latent, ticks to it, most rows)."""
+    ghost, engine = emptied(rollout), Engine(Ghost(2), batch=1 << 20)
+    state = engine.drive(ghost.init(0, Timeline.of(""), [torch.zeros(ghost.shape)] * context))
+    tick = first = first_tick = peak = 0
+    while not state.finished and state.emitted < many + lag(rollout):
+        state, emission = engine.drive(ghost.step(state))
+        tick += 1
+        peak = max(peak, sum(isinstance(item, Row) for item in walk(state)))
+        if emission.latents and not first_tick:
+            first, first_tick = engine.meter.nfe, tick
+    return engine.meter.nfe, engine.meter.frame_nfe, first, first_tick, peak
+
+
+SLOW = ("evolve", "beam preview", "latsearch fifo", "best-of chunk", "beam chunk")
+NAMES = [
+    pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
+    for name, search in every_search().items()
+    if steady(search)
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_what_running_every_tick_counts(name: str):
+    search = every_search()[name]
+    for many, context in ((3, 0), (search.in_flight * 2 + 7, 2)):
+        told = forecast(search, many, context=context, cost=2)
+        counted = told.nfe, told.frame_nfe, told.first_nfe, told.first_tick, told.peak_rows
+        assert counted == walked(search, many, context)
+
+
+def test_ticks_of_a_search_that_draws_its_cost_are_all_run():
+    searches = every_search()
+    assert not steady(searches["beam proposals"]) and steady(searches["beam"])
+    assert not steady(searches["beam"].inner)
+
+
+def test_a_period_is_one_that_was_seen_twice_while_every_row_was_replaced():
+    def told(costs: list[int], latents: int, in_flight: int) -> tuple[int, int]:
+        repeats, ticks = Repeats(in_flight), []
+        for cost in costs:
+            ticks.append(Tick(cost, cost, 1, latents))
+            if period := repeats.add(ticks):
+                return period, len(ticks)
+        return 0, 0
+
+    assert told([9, 5, 1, 1, 1, 1, 1, 1], 1, 3) == (1, 7)  # like the tick before: four of them, more than are in flight
+    assert told([9, *[1, 2, 3] * 4], 1, 3) == (3, 10)
+    assert told([9, *[1] * 10, *[1, 2] * 9], 1, 12) == (2, 26)
+    assert told([1] * 50, 0, 3) == (0, 0)  # nothing comes out
+    assert told(list(range(LONGEST + 1)) * 5, 1, 3) == (0, 0)  # longer than is looked for
