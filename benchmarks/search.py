@@ -2,7 +2,7 @@
 
     python benchmarks/search.py [--profile quick|full] [--arms beam-2 ...] [--captions 8]
     python benchmarks/search.py --plan           # what the missing rows will cost on this machine, and nothing else
-    python benchmarks/search.py --table          # the tables again, of the rows that are there
+    python benchmarks/search.py --table          # docs/search-evidence.md again, of the rows that are there
 
 The preset `lab`: 24 steps, queues of 101 frames with two partitions, chains of clips. Rewards look with the judge's
 set for rewards, metrics with the set for measuring; motion stands beside every agreement. A row an arm and caption in
@@ -84,6 +84,7 @@ ARMS: dict[str, Arm] = {
     "fifo-best-of-3": Arm("fifo", "best-of-n", {"candidates": 3, "scope": "video"}),
     "fifo-best-of-5": Arm("fifo", "best-of-n", {"candidates": 5, "scope": "video"}, quick=False),
     "beam-1": Arm("fifo", "beam", _beam(width=1)),
+    "beam-1-two-steps": Arm("fifo", "beam", _beam(width=1, preview_steps=2)),  # on flow, one step sees no new noise
     "beam-2": Arm("fifo", "beam", _beam(width=2)),
     "beam-3": Arm("fifo", "beam", _beam(width=3)),
     "beam-4": Arm("fifo", "beam", _beam(width=4), quick=False),
@@ -214,7 +215,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=ARMS)
     parser.add_argument("--captions", type=int)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--table", action="store_true", help="only print what is there")
+    parser.add_argument("--table", action="store_true", help="only write the page of what is there")
     parser.add_argument("--plan", action="store_true", help="only say what it will cost")
     options = parser.parse_args()
     if not options.table:
@@ -224,6 +225,7 @@ def main() -> None:
             return
         make(options, model)
     print(search_tables.tables(world_rows.read(RESULTS)))
+    search_tables.write()
 
 
 if __name__ == "__main__":

@@ -1,14 +1,32 @@
-"""Tables of search rows: means, and differences to the run without a search, paired by caption."""
+"""Tables of search rows: means, and differences to the run without a search, paired by caption.
+
+python benchmarks/search_tables.py           # docs/search-evidence.md again, of the rows that are there
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+import world_rows
+from world_plot import Panel, draw
 
 BASE = {"chain": "chain", "fifo": "fifo", "beam": "fifo", "reward": "beam-3", "proposal": "beam-3", "clip": "clips",
         "clips": "clips"}  # fmt: skip
-SHOWN = ("subject", "place", "flow", "words")
+SHOWN = {"subject": "subject agrees", "place": "place agrees", "flow": "motion, pixels a frame", "words": "text"}
+PARTS = {
+    "Chains of clips": ("chain",),
+    "The queue": ("fifo", "beam"),
+    "Clips at about four times the cost": ("clips",),
+    "One step, ten steps, all steps": ("clip",),
+    "What the beam's reward is made of": ("reward",),
+    "Where the beam's candidates come from": ("proposal",),
+}
+"""Tables by the first word of their arms' names."""
+DOCS = Path(__file__).parent.parent / "docs"
+NEWEST = ("weights", "judge")
 
 
 def paired(differences: list[float]) -> tuple[float, float, float]:
@@ -19,43 +37,138 @@ def paired(differences: list[float]) -> tuple[float, float, float]:
     return float(data.mean()), low, high
 
 
-def cell(differences: list[float]) -> str:
+def difference(values: list[float]) -> str:
     """A difference as it is printed: with its interval, or as not resolved."""
-    mean, low, high = paired(differences)
+    mean, low, high = paired(values)
     return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]" if low > 0 or high < 0 else f"{mean:+.3f} not resolved"
 
 
-def tables(rows: list[dict[str, Any]]) -> str:
-    """One table for each length, of the newest weights."""
+def newest(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of the weights and the judge of the last row."""
+    return [row for row in rows if all(row[key] == rows[-1][key] for key in NEWEST)]
+
+
+def tables(rows: list[dict[str, Any]], heading: str = "##") -> str:
+    """A table for each part and length, of the newest weights."""
     if not rows:
         return "no rows yet"
-    newest = [row for row in rows if (row["weights"], row["judge"]) == (rows[-1]["weights"], rows[-1]["judge"])]
-    lengths = sorted({length for row in newest for length in row["metrics"]}, key=int)
-    parts = [f"pocket, weights {rows[-1]['weights']}, judge {rows[-1]['judge']}"]
-    return "\n\n".join([*parts, *(table(newest, length) for length in lengths)])
+    kept, parts = newest(rows), [f"{rows[-1]['model']}, weights {rows[-1]['weights']}, judge {rows[-1]['judge']}"]
+    for title, words in PARTS.items():
+        chosen = [row for row in kept if row["arm"].split("-")[0] in words]
+        bases = [row for row in kept if row["arm"] in {BASE[row["arm"].split("-")[0]] for row in chosen}]
+        for length in sorted({length for row in chosen for length in row["metrics"]}, key=int):
+            parts.append(f"{heading} {title}, {length} frames\n\n{table(chosen, bases, length)}")
+    return "\n\n".join(parts)
 
 
-def table(rows: list[dict[str, Any]], length: str) -> str:
+def table(rows: list[dict[str, Any]], bases: list[dict[str, Any]], length: str) -> str:
     """Arms in the order of their rows: n, NFE, seconds, means, and paired differences to their base."""
-    arms: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in rows:
-        if length in row["metrics"]:
-            arms.setdefault(row["arm"], {})[row["caption"]] = row
-    heads = "arm", "n", "NFE", "seconds", *SHOWN, *(f"{key} against base" for key in SHOWN)
-    lines = [f"{length} frames", " | ".join(heads)]
+    arms = by_arm([*bases, *rows], length)
+    lines = [" | ".join(["| run", "n", "NFE", "seconds", *SHOWN.values()]) + " |", "|---" * (4 + len(SHOWN)) + "|"]
     for arm, by_caption in arms.items():
         base = arms.get(BASE[arm.split("-")[0]], {})
         found = list(by_caption.values())
         texts = [arm, str(len(found)), *(f"{average([row[key] for row in found]):.0f}" for key in ("nfe", "seconds"))]
-        texts += [f"{average([row['metrics'][length][key] for row in found]):.3f}" for key in SHOWN]
         both = [caption for caption in by_caption if caption in base]
         for key in SHOWN:
+            mean = f"{average([row['metrics'][length][key] for row in found]):.3f}"
             gaps = [by_caption[c]["metrics"][length][key] - base[c]["metrics"][length][key] for c in both]
-            texts.append("base" if by_caption is base else cell(gaps) if len(gaps) > 1 else "-")
-        lines.append(" | ".join(texts))
+            told = by_caption is not base and len(gaps) > 1
+            texts.append(f"{mean} ({difference(gaps)})" if told else mean)
+        lines.append(f"| {' | '.join(texts)} |")
     return "\n".join(lines)
+
+
+def by_arm(rows: list[dict[str, Any]], length: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """The row of each caption of each arm."""
+    arms: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        if length in row["metrics"]:
+            arms.setdefault(row["arm"], {})[row["caption"]] = row
+    return arms
 
 
 def average(values: list[float]) -> float:
     """A mean."""
     return sum(values) / len(values)
+
+
+def previews(rows: list[dict[str, Any]]) -> tuple[str, str]:
+    """(table, plot) of what previews of k steps know, over captions."""
+    kept = [row["metrics"] for row in newest(rows)]
+    names = list(kept[0]["rank_correlation"])
+    lines = [" | ".join(["| steps", "like the finished clip", *(f"ranks {name} alike" for name in names)]) + " |",
+             "|---" * (2 + len(names)) + "|"]  # fmt: skip
+    curves: dict[str, list[dict[str, float]]] = {name: [] for name in ("like the finished clip", *names)}
+    for steps in kept[0]["similarity"]:
+        found = [[row["similarity"][steps] for row in kept]]
+        found += [[row["rank_correlation"][name][steps] for row in kept] for name in names]
+        points = [dict(zip(("mean", "low", "high"), paired(values), strict=True)) for values in found]
+        for curve, point in zip(curves.values(), points, strict=True):
+            curve.append(point)
+        told = (f"{point['mean']:.3f} [{point['low']:.3f}, {point['high']:.3f}]" for point in points)
+        lines.append(f"| {steps} | {' | '.join(told)} |")
+    return "\n".join(lines), curves_of(curves, list(kept[0]["similarity"]), len(kept))
+
+
+def curves_of(curves: dict[str, list[dict[str, float]]], steps: list[str], many: int) -> str:
+    """One panel a curve."""
+    panels = [Panel(name, {f"n = {many}": curve}) for name, curve in curves.items()]
+    return draw(panels, 1.0, "against the steps of the preview; 95 % intervals over captions", marks=steps)
+
+
+def spread(rows: list[dict[str, Any]]) -> str:
+    """How much seeds differ: the range and the standard deviation of finished scores, averaged over captions."""
+    kept = [row["metrics"]["spread"] for row in newest(rows)]
+    lines = ["| score | worst seed | best seed | standard deviation |", "|---|---|---|---|"]
+    for name in kept[0]:
+        told = (f"{average([row[name][key] for row in kept]):.3f}" for key in ("least", "most", "std"))
+        lines.append(f"| {name} | {' | '.join(told)} |")
+    return "\n".join(lines)
+
+
+PAGE = """# What searches buy, measured
+
+Made by `python benchmarks/search_tables.py` of the rows in `benchmarks/results/search.jsonl` and `previews.jsonl`,
+which `python benchmarks/search.py` and `search_previews.py` add to. Not written by hand.
+
+{dates}. Rewards look with the judge's set for rewards, metrics with its set for measuring. In brackets: the
+difference to the same captions and seeds without the search, with its 95 % bootstrap interval over captions; where that
+holds 0 it is *not resolved*. Text is the log probability of the caption's words. NFE are network evaluations (a
+guided call counts two). Seconds are of one thread beside other work: compare NFE.
+
+{tables}
+"""
+LOOKS = """
+## What a preview knows
+
+{table}
+
+A *preview* is the clip that k steps make of the same noise; *alike* is the rank correlation of its score with that of
+the finished clip, over 10 seeds of a caption.
+
+![the same as curves](figures/previews.svg)
+
+## How much seeds differ
+
+{spread}
+"""
+
+
+def write() -> None:
+    """The page and its figure."""
+    rows, looks = (world_rows.read(world_rows.RESULTS / f"{name}.jsonl") for name in ("search", "previews"))
+    kept = [*newest(rows), *(newest(looks) if looks else [])]
+    told = {key: sorted({str(row.get(key, "")) for row in kept} - {""}) for key in ("date", "commit", "machine")}
+    dates = f"Rows of {', '.join(told['date'])}, commits {', '.join(told['commit'])}, on {', '.join(told['machine'])}"
+    page = PAGE.format(dates=dates, tables=tables(rows))
+    if looks:
+        found, plot = previews(looks)
+        (DOCS / "figures/previews.svg").write_text(plot)
+        page += LOOKS.format(table=found, spread=spread(looks))
+    (DOCS / "search-evidence.md").write_text(page)
+    print(f"wrote {DOCS / 'search-evidence.md'}")
+
+
+if __name__ == "__main__":
+    write()

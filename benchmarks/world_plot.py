@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -18,8 +19,8 @@ class Panel:
     lines: dict[str, list[Number]]
 
 
-def draw(panels: list[Panel], step: float, below: str, columns: int = 3) -> str:
-    """The SVG; point i of a curve stands at (i + 1/2) * `step` seconds."""
+def draw(panels: list[Panel], step: float, below: str, columns: int = 3, marks: Sequence[str] = ()) -> str:
+    """The SVG; point i of a curve stands at (i + 1/2) * `step` seconds, or is told by `marks`."""
     rows = -(-(len(panels) + 1) // columns)
     width, height = columns * (WIDE + GAP), rows * (HIGH + GAP) + 24
     names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
@@ -28,7 +29,7 @@ def draw(panels: list[Panel], step: float, below: str, columns: int = 3) -> str:
              f'<rect width="{width}" height="{height}" fill="white"/>']  # fmt: skip
     for number, panel in enumerate(panels):
         x, y = number % columns * (WIDE + GAP), number // columns * (HIGH + GAP)
-        parts.append(f'<g transform="translate({x} {y})">{_panel(panel, step, colour)}</g>')
+        parts.append(f'<g transform="translate({x} {y})">{_panel(panel, step, colour, marks)}</g>')
     x, y = len(panels) % columns * (WIDE + GAP) + LEFT, len(panels) // columns * (HIGH + GAP) + TOP
     for i, name in enumerate(names):
         parts.append(f'<rect x="{x}" y="{y + 22 * i}" width="22" height="4" fill="{colour[name]}"/>')
@@ -37,7 +38,7 @@ def draw(panels: list[Panel], step: float, below: str, columns: int = 3) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _panel(panel: Panel, step: float, colour: dict[str, str]) -> str:
+def _panel(panel: Panel, step: float, colour: dict[str, str], marks: Sequence[str]) -> str:
     points = [point for line in panel.lines.values() for point in line]
     if not points:
         return ""
@@ -55,9 +56,9 @@ def _panel(panel: Panel, step: float, colour: dict[str, str]) -> str:
     for value in (low, (low + high) / 2, high):
         y = float(at(0, value).split(",")[1])
         parts.append(f'<text x="{LEFT - 5}" y="{y + 4:.1f}" font-size="10" text-anchor="end">{value:.2f}</text>')
-    for share in (0, 0.5, 1):
+    spots = [((i + 0.5) / len(marks), mark) for i, mark in enumerate(marks)]
+    for share, told in spots or [(share, f"{share * longest:.0f} s") for share in (0, 0.5, 1)]:
         x = LEFT + share * (WIDE - LEFT)
-        told = f"{share * longest:.0f} s"
         parts.append(f'<text x="{x}" y="{bottom + 14}" font-size="10" text-anchor="middle">{told}</text>')
     for name, line in panel.lines.items():
         edge = [at(i, p["high"]) for i, p in enumerate(line)] + [at(i, p["low"]) for i, p in enumerate(line)][::-1]

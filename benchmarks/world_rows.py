@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import platform
 import shutil
 import subprocess
 from pathlib import Path
@@ -36,9 +37,9 @@ def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def append(path: Path, row: dict[str, Any]) -> None:
-    """Write a row with the date and the commit."""
+    """Write a row with the date, the commit and the machine."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    whole = {"date": datetime.date.today().isoformat(), "commit": commit()} | row
+    whole = {"date": datetime.date.today().isoformat(), "commit": commit(), "machine": machine()} | row
     with path.open("a") as file:
         file.write(json.dumps(rounded(whole)) + "\n")
 
@@ -49,6 +50,14 @@ def commit() -> str:
         return os.environ.get("COMMIT", "")
     asked = ["git", "-C", str(RESULTS.parent), "rev-parse", "--short", "HEAD"]
     return subprocess.run(asked, capture_output=True, text=True).stdout.strip()
+
+
+def machine() -> str:
+    """Cores and the name that the processor gives itself."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{os.cpu_count()} x {named[0] if named else platform.processor() or platform.machine()}"
 
 
 def rounded(value: Any) -> Any:

@@ -20,17 +20,18 @@ def rows(gain: float, noise: list[float]) -> list[dict[str, Any]]:
     for number, value in enumerate(noise):
         for arm, extra in (("clips", 0.0), ("clips-k-step", gain * (1 + 0.1 * (number % 3)))):
             metrics = {"subject": value + extra, "place": value, "flow": 0.1, "words": -1.0 + (-1) ** number * extra}
-            made.append({"arm": arm, "caption": f"{number}", "weights": "w", "judge": "j", "nfe": 10, "seconds": 1.0,
-                         "metrics": {"101": metrics}})  # fmt: skip
+            made.append({"arm": arm, "caption": f"{number}", "weights": "w", "judge": "j", "model": "m", "nfe": 10,
+                         "seconds": 1.0, "metrics": {"101": metrics}})  # fmt: skip
     return made
 
 
 def test_differences_are_paired_so_captions_do_not_hide_them():
     table = search_tables.tables(rows(0.02, [0.1 * n for n in range(8)]))  # captions differ by 30 times the gain
-    line = next(line for line in table.splitlines() if line.startswith("clips-k-step"))
-    cells = [cell.strip() for cell in line.split("|")]
-    assert cells[1] == "8" and cells[8].startswith("+0.022 [+0.0") and cells[11].endswith("not resolved")
-    assert next(line for line in table.splitlines() if line.startswith("clips |")).endswith("base | base | base | base")
+    line = next(line for line in table.splitlines() if line.startswith("| clips-k-step"))
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[1] == "8" and cells[4].startswith("0.372 (+0.022 [+0.0") and cells[7].endswith("not resolved)")
+    bare = next(line for line in table.splitlines() if line.startswith("| clips |"))
+    assert bare == "| clips | 8 | 10 | 1 | 0.350 | 0.350 | 0.100 | -1.000 |"
 
 
 def test_only_the_newest_weights_are_in_a_table():
@@ -96,3 +97,24 @@ def test_a_plan_counts_what_a_run_costs():
         assert table[-1] == f"4 films, at most {want / 60:.0f} minutes"
     bare = search_plan.cost_of("base", rollouts()["chunk"], 2, 20, 1)
     assert bare.judged == 0 and bare.nfe == forecast(rollouts()["chunk"], 20, cost=2).nfe
+
+
+def test_a_table_of_an_ablation_has_its_base_in_it_and_lengths_stand_apart():
+    made = rows(0.5, [0.0] * 4)
+    short = [{**row, "arm": "beam-3" if row["arm"] == "clips" else "reward-local"} for row in made]
+    longer = [{**row, "metrics": {"205": row["metrics"]["101"]}} for row in made]
+    told = search_tables.tables([*short, *made, *longer])
+    ablation = told.split("What the beam's reward is made of, 101 frames")[1].split("##")[0]
+    assert "| beam-3 |" in ablation and "| reward-local |" in ablation and "(+0.537" in ablation
+    assert told.count("Clips at about four times the cost, 101") == told.count("four times the cost, 205") == 1
+
+
+def test_the_page_of_previews_has_a_row_a_step_and_the_spread_of_seeds():
+    look = {"similarity": {"1": 0.5, "4": 0.9}, "rank_correlation": {"text": {"1": 0.0, "4": 1.0}},
+            "spread": {"text": {"least": -2.0, "most": -1.0, "std": 0.25}}}  # fmt: skip
+    made = [{"weights": "w", "judge": "j", "metrics": look}] * 3
+    told, plot = search_tables.previews(made)
+    assert told.splitlines()[2:] == [
+        "| 1 | 0.500 [0.500, 0.500] | 0.000 [0.000, 0.000] |", "| 4 | 0.900 [0.900, 0.900] | 1.000 [1.000, 1.000] |"
+    ]  # fmt: skip
+    assert ">4</text>" in plot and search_tables.spread(made).endswith("| text | -2.000 | -1.000 | 0.250 |")
