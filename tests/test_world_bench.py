@@ -19,7 +19,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 def bench(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield
-    for name in ("world_rows", "world_plot", "drift"):
+    for name in ("world_rows", "world_plot", "drift", "reward_card", "card_parts"):
         sys.modules.pop(name, None)
 
 
@@ -73,3 +73,20 @@ def test_a_film_of_every_arm_has_the_asked_length(bench, tmp_path):
     assert torch.equal(films["chunk"][0][:13], films["pixel"][0][:13])  # the first chunk is the same
     assert not torch.equal(films["chunk"][0], films["progressive"][0])
     assert judging.label().startswith("measure-")
+
+
+def test_the_card_of_the_reward_model_prints_every_level_and_the_means(bench):
+    import reward_card
+
+    rows = [
+        {"level": level, "trained": level > 3, "n": 8, "model": 0.1 * level, "cosine": 0.0,
+         "within": {"model": 0.5, "cosine": -0.25}}
+        for level in (5, 3)
+    ]  # fmt: skip
+    assert reward_card.ranking(rows).splitlines() == [
+        "| level | trained on | model | cosine | model, within a prompt | cosine, within a prompt |",
+        "|---|---|---|---|---|---|",
+        "| 5 | yes | +0.500 | +0.000 | +0.500 | -0.250 |",
+        "| 3 | no | +0.300 | +0.000 | +0.500 | -0.250 |",
+        "| mean |  | +0.400 | +0.000 | +0.500 | -0.250 |",
+    ]
