@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ceiling
+import drift_table
 import reward_card
 import world_rows
 from card_parts import LICENCE, ROOT, WEIGHTS, curves, number, sizes
@@ -118,7 +119,12 @@ What truth itself scores (rendered, and rendered and sent through the autoencode
 
 ## Drift
 
-How far a minute drifts: [drift.svg](../figures/drift.svg), made by `benchmarks/drift.py`.
+How far a minute drifts: [drift.svg](../figures/drift.svg), made by `benchmarks/drift.py`. The second half of a minute,
+in brackets the difference to the arm it stands against, paired by caption, with 95 % intervals (`drift_table.py`):
+
+{drift_table.table()}
+
+`tuned` is `progressive` on pocket-progressive; `pixel` hands one decoded picture on where `chunk` hands two latents on.
 
 ## Limits
 
@@ -235,6 +241,9 @@ The clips are those that pocket's transformer was trained on.
 ## Numbers
 
 {measured("pocket-progressive")}
+
+These are clips of one noise level. Over a minute of `--method progressive` see `tuned` in pocket's card, against pocket
+itself by the same method: a lower loss on queues is not by itself less drift.
 
 ## Again
 

@@ -19,7 +19,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 def bench(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield
-    for name in ("world_rows", "world_plot", "drift", "reward_card", "card_parts"):
+    for name in ("world_rows", "world_plot", "drift", "reward_card", "card_parts", "drift_table", "search_tables"):
         sys.modules.pop(name, None)
 
 
@@ -90,3 +90,19 @@ def test_the_card_of_the_reward_model_prints_every_level_and_the_means(bench):
         "| 3 | no | +0.300 | +0.000 | +0.500 | -0.250 |",
         "| mean |  | +0.400 | +0.000 | +0.500 | -0.250 |",
     ]
+
+
+def test_the_drift_table_pairs_the_second_halves_by_caption(bench, tmp_path):
+    import drift_table
+    import world_rows
+
+    path, keys = tmp_path / "drift.jsonl", drift_table.SHOWN
+    for number in range(4):
+        for arm, gain in (("chunk", 0.0), ("progressive", 0.25), ("tuned", 0.5)):
+            curve = [9.0, 9.0, number + gain, number + gain]  # the first half does not count
+            world_rows.append(path, {"arm": arm, "caption": str(number), "weights": "w", "judge": "j", "nfe": 10,
+                                     "metrics": dict.fromkeys(keys, curve)})  # fmt: skip
+    lines = drift_table.table(path).splitlines()
+    assert lines[2].startswith("| chunk | 4 | 10 |  | 1.500 | ")
+    assert lines[3].startswith("| progressive | 4 | 10 | chunk | 1.750 (+0.250 [+0.250, +0.250]) |")
+    assert lines[4].startswith("| tuned | 4 | 10 | progressive | 2.000 (+0.250 [+0.250, +0.250]) |")
