@@ -126,6 +126,7 @@ def test_it_learns_from_a_folder_of_videos_and_writes_a_model_that_loads(base, t
     curve = [json.loads(line) for line in (task.run.folder / "curve.jsonl").read_text().splitlines()]
     held = [line["held"] for line in curve if "held" in line]
     assert held[-1] < 0.75 * held[0], held
+    assert str(base) not in (to / "transformer/config.json").read_text()  # nothing of the machine goes along
     made = longtake.load(str(to), num_steps=4, guidance=1.0)
     for name, value in made.denoiser.transformer.state_dict().items():
         torch.testing.assert_close(value, task.run.ema.shadow[name], atol=1e-3, rtol=1e-3)

@@ -227,6 +227,9 @@ def export(task: Task) -> None:
     state = {name: value.to(torch.float16).cpu().contiguous() for name, value in state.items()}
     save_file(state, part / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
     run.model.save_config(part)
+    config = json.loads((part / "config.json").read_text())
+    config.pop("_name_or_path", None)  # where the base lay on the machine that trained it
+    (part / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     shutil.copyfile(task.home / "model_index.json", task.to / "model_index.json")
     settings = {key: value for key, value in folders.settings(task.home).items() if key != "preview"}
     (task.to / "longtake.json").write_text(json.dumps(settings | {"base": task.base}, indent=2) + "\n")
