@@ -26,6 +26,8 @@ PARTS = {
 }
 """Tables by the first word of their arms' names."""
 DOCS = Path(__file__).parent.parent / "docs"
+FEWEST = 4
+"""Captions below which no difference is printed: intervals of fewer are nonsense."""
 NEWEST = ("weights", "judge")
 
 
@@ -62,8 +64,8 @@ def tables(rows: list[dict[str, Any]], heading: str = "##") -> str:
 
 
 def table(rows: list[dict[str, Any]], bases: list[dict[str, Any]], length: str) -> str:
-    """Arms in the order of their rows: n, NFE, seconds, means, and paired differences to their base."""
-    arms = by_arm([*bases, *rows], length)
+    """The base, then arms by their cost: n, NFE, seconds, means, and paired differences to the base."""
+    arms = dict(sorted(by_arm([*bases, *rows], length).items(), key=lambda arm: _order(*arm)))
     lines = [" | ".join(["| run", "n", "NFE", "seconds", *SHOWN.values()]) + " |", "|---" * (4 + len(SHOWN)) + "|"]
     for arm, by_caption in arms.items():
         base = arms.get(BASE[arm.split("-")[0]], {})
@@ -73,10 +75,14 @@ def table(rows: list[dict[str, Any]], bases: list[dict[str, Any]], length: str) 
         for key in SHOWN:
             mean = f"{average([row['metrics'][length][key] for row in found]):.3f}"
             gaps = [by_caption[c]["metrics"][length][key] - base[c]["metrics"][length][key] for c in both]
-            told = by_caption is not base and len(gaps) > 1
+            told = by_caption is not base and len(gaps) >= FEWEST
             texts.append(f"{mean} ({difference(gaps)})" if told else mean)
         lines.append(f"| {' | '.join(texts)} |")
     return "\n".join(lines)
+
+
+def _order(arm: str, rows: dict[str, dict[str, Any]]) -> tuple[bool, float]:
+    return arm not in BASE.values(), average([row["nfe"] for row in rows.values()])
 
 
 def by_arm(rows: list[dict[str, Any]], length: str) -> dict[str, dict[str, dict[str, Any]]]:
