@@ -13,7 +13,7 @@ import torch
 import world_rows
 from world_plot import Panel, draw
 
-BASE = {"chain": "chain", "fifo": "fifo", "beam": "fifo", "reward": "beam-3", "proposal": "beam-3", "clip": "clips",
+BASE = {"chain": "chain", "fifo": "fifo", "beam": "fifo", "reward": "beam-2", "proposal": "beam-2", "clip": "clips",
         "clips": "clips"}  # fmt: skip
 SHOWN = {"subject": "subject agrees", "place": "place agrees", "flow": "motion, pixels a frame", "words": "text"}
 PARTS = {
