@@ -30,6 +30,7 @@ from tests import (
     test_search_laws,
     test_search_methods,
     test_search_previews,
+    test_search_release,
 )
 
 Patch = Any  # pytest.MonkeyPatch
@@ -215,6 +216,21 @@ FAULTS = [
         "emission without agreement",
         search_faults.emits_without_agreement,
         lambda: test_search_laws.test_what_comes_out_is_one_lineage_from_its_root("beam chunk"),
+    ),
+    Fault(
+        "agreed latents wait for an ancestor",
+        search_faults.waits_for_an_ancestor,
+        lambda: test_search_release.test_latents_come_out_when_beams_agree_and_at_the_latest_after_max_lag("fifo", 1),
+    ),
+    Fault(
+        "latents wait without end",
+        search_faults.waits_for_ever,
+        lambda: test_search_release.test_latents_come_out_when_beams_agree_and_at_the_latest_after_max_lag("chunk", 8),
+    ),
+    Fault(
+        "low band of what is not white",
+        search_faults.low_band_as_it_is,
+        lambda: test_search_methods.test_noise_that_follows_an_inversion_is_a_draw_of_unit_variance_too("gaussian", 2),
     ),
     Fault(
         "decoder cache reset",

@@ -16,6 +16,7 @@ from longtake.search.evolve import evolve
 from longtake.search.k_step import k_step
 from longtake.search.latsearch import LatSearch
 from longtake.search.local import local
+from longtake.search.lookahead import Lookahead
 from longtake.search.population import Population
 from longtake.search.proposals import Mixture
 from tests.cases import SOLVERS, Smooth, rollouts
@@ -66,7 +67,7 @@ def every_search(solver: Solver = SOLVERS[0], one: bool = False) -> dict[str, An
         "best-of chunk": best_of(clip, Smooth(), three),
         "best-of video": best_of(clip, Drift(), two, "video", length=12),
         "best-of video fifo": best_of(queue, Smooth(), two, "video", length=5),
-        "best-of horizon": best_of(queue, Smooth(), two, "horizon", 3),
+        "best-of horizon": Lookahead(queue, Smooth(), two, 3),
         "best-of horizon chunk": best_of(clip, Drift(), two, "horizon"),
         "k-step": k_step(clip, Drift(), four, 3),
         "k-step fifo": k_step(queue, Smooth(), two, 2),
@@ -93,7 +94,7 @@ def every_search(solver: Solver = SOLVERS[0], one: bool = False) -> dict[str, An
         "local zero-order": local(clip, Drift(), "zero-order", three, 2),
         "local paths": local(clip, Smooth(), "paths", three, 2),
         "best-of of k-step": Population(k_step(clip, Smooth(), two, 2), Drift(), two),
-        "beam in horizon": best_of(beam(clip, Smooth(), two, two), Smooth(), two, "horizon", 2),
+        "beam in horizon": Lookahead(beam(clip, Smooth(), two, two), Smooth(), two, 2),
     }  # fmt: skip
 
 

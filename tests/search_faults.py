@@ -49,6 +49,25 @@ def emits_without_agreement(patch: Patch) -> None:
     patch.setattr(Population, "_release", hasty)
 
 
+def waits_for_an_ancestor(patch: Patch) -> None:
+    """Latents on which all beams agree wait until the beams have an ancestor in common."""
+    patch.setattr(Population, "_agree", lambda self, one, other: one.lineage == other.lineage)
+
+
+def waits_for_ever(patch: Patch) -> None:
+    """Two lineages that both live on hold latents back without end."""
+    release = Population._release
+    patch.setattr(Population, "_release", lambda self, members: release(replace(self, max_lag=1 << 20), members))
+
+
+def low_band_as_it_is(patch: Patch) -> None:
+    """`fft` takes the low band of an inverted latent with all the power that it has there."""
+    from longtake.search import proposals
+
+    blend = proposals.blend
+    patch.setattr(proposals, "blend", lambda *given, even=False, **rest: blend(*given, **rest))
+
+
 def decoder_cache_reset(patch: Patch) -> None:
     """Every candidate is decoded as if it began a video."""
 

@@ -404,13 +404,29 @@ def test_every_proposal_is_a_draw_of_unit_variance(name: str, band: Any, dims: A
 
 def test_fft_takes_the_low_band_from_the_past_and_the_high_band_from_new_noise():
     old, fresh = normal(SIDE, 5, "noise", 5), normal(SIDE, 9, "init", 1)
-    _, mix = Mixture(EVERY).mix("fft", source(), range(40, 41), 3, set())
+    _, mix = Mixture((("fft", 1.0),)).mix("fft", source(), range(40, 41), 3, set())
     from longtake.core.rows import noise_row
 
     mixed = torch.fft.fft2(mix(noise_row(SIDE, 16, 40, 9), fresh))  # type: ignore[misc]
     for given, place in ((old, (0, 0)), (fresh, (16, 16))):
         want = torch.fft.fft2(given)
         assert torch.allclose(mixed[:, place[0], place[1]], want[:, place[0], place[1]], atol=1e-2)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("band", ["gaussian", "butterworth"])
+def test_noise_that_follows_an_inversion_is_a_draw_of_unit_variance_too(band: Any, dims: Any):
+    """An inverted latent is not white: its power lies in the very band that `fft` takes of the rows before."""
+    from longtake.core.rows import noise_row
+    from longtake.search.proposals import unit
+
+    wide = [normal((8, 4, 4), 5, "inverted", n).repeat_interleave(8, 1).repeat_interleave(8, 2) for n in range(6)]
+    slow = tuple(unit(0.7 * unit(x) + 0.7 * normal(SIDE, 6, "inverted", n)) for n, x in enumerate(wide))
+    for rows in (range(40, 41), range(40, 46)):
+        _, mix = Mixture(EVERY, dims, band).mix("fft", Source(slow, slow), rows, 3, set())
+        for index in rows:
+            x = mix(noise_row(SIDE, 16, index, 9), normal(SIDE, 3, "init", index))  # type: ignore[misc]
+            assert float(x.square().mean()) == pytest.approx(1, abs=0.08)
 
 
 def test_a_neighbour_is_as_far_as_delta_says():

@@ -42,7 +42,7 @@ def made(name: str, model: Any, one: bool = False) -> Any:
     terms = "consistency+0.5*motion" if model.name == "pocket" else "latent-cosine+0.5*motion"
     values = {"motion": {"floor": 0.01}, "consistency": {"encoder": "pocket-judge/reward/subject"}}
     if model.name != "pocket":
-        values["motion"] = {"floor": 0.1, "of": "latents"}
+        values = {"motion": {"floor": 0.1, "of": "latents"}}
     folder = model.source if model.name == "pocket" else None
     reward = make_reward(parse_reward(terms), Supplies(model.codec, folder, WINDOW), values)
     two, steps = 1 if one else 2, schedule.num_steps

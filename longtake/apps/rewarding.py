@@ -25,7 +25,42 @@ Values = Mapping[str, Any]
 """Parameters of one reward that were set, by their short names."""
 
 SEE = Parameter("see", ("preview", "decode"), "look through the preview decoder, or through the autoencoder")
-ENCODER = Word("encoder", str, "what looks at pictures")
+LOOKS = (
+    *dict.fromkeys(
+        name for role in ("subject", "background") for name in features.ROLES[role] if "/measure/" not in name
+    ),
+    "colour-histogram",
+)
+"""Encoders that a reward may be told to look with: they turn a picture into features, and were not made to measure."""
+
+
+@dataclass(frozen=True)
+class Looking(Word):
+    """The name of an encoder of pictures that is on this machine."""
+
+    @property
+    def allowed(self) -> str:
+        """What may be typed."""
+        return "|".join(LOOKS)
+
+    def parse(self, owner: str, text: str) -> str:
+        """The name. UsageError for one that is unknown, that measures results, or whose weights are not here."""
+        return seen_with(super().parse(owner, text), f"{owner}{self.name}")
+
+
+def seen_with(name: str, what: str = "encoder") -> str:
+    """`name` if rewards may look with it and its weights are at hand. UsageError says what to type instead."""
+    if "/measure/" in name:
+        raise UsageError(
+            f"{name} measures results and must not be searched by; use {name.replace('measure', 'reward')}"
+        )
+    choose(what, name, LOOKS)
+    if not features.at_hand(name):
+        features.load(name)  # says what is missing, and where it belongs
+    return name
+
+
+ENCODER = Looking("encoder", str, "what looks at pictures")
 
 
 @dataclass
@@ -77,12 +112,7 @@ class RewardRow:
 def encoder(values: Values) -> features.Encoder:
     """The encoder that was named, else the best at hand that no metric uses."""
     if "encoder" in values:
-        name = values["encoder"]
-        if "/measure/" in name:
-            raise UsageError(
-                f"{name} measures results and must not be searched by; use {name.replace('measure', 'reward')}"
-            )
-        return features.load(name)
+        return features.load(seen_with(values["encoder"]))
     return features.find("subject", "reward") or features.load("colour-histogram")
 
 
@@ -213,6 +243,7 @@ def parse_reward_sets(texts: Sequence[str]) -> tuple[dict[str, dict[str, Any]], 
 
 def make_reward(terms: Sequence[tuple[str, float]], supplies: Supplies, values: Mapping[str, Values]) -> Reward:
     """The reward of these terms, with the floor under motion if one is set. UsageError for what is not at hand."""
+    heeded(terms, values)
     try:
         made = [(weight, REWARDS[name].make(supplies, values.get(name, {}))) for name, weight in terms]
         reward = made[0][1] if len(made) == 1 and made[0][0] == 1 else Weighted(made)
@@ -220,6 +251,23 @@ def make_reward(terms: Sequence[tuple[str, float]], supplies: Supplies, values: 
         return Floored(reward, _motion(supplies, values.get("motion", {})), floor) if floor else reward
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def heeded(terms: Sequence[tuple[str, float]], values: Mapping[str, Values]) -> None:
+    """UsageError for parameters that nothing would look at."""
+    names, floored = [name for name, _ in terms], bool(values.get("motion", {}).get("floor"))
+    for owner, given in values.items():
+        if owner not in names and any(given.values()) and not (owner == "motion" and floored):
+            said = "--set motion.floor=.01" if owner == "motion" else f"--reward {'+'.join([*names, owner])}"
+            raise UsageError(
+                f"{', '.join(f'{owner}.{name}' for name in given)} has no effect: the reward is {'+'.join(names)}; "
+                f"leave it out, or add {said}"
+            )
+    given = values.get("consistency", {})
+    if "lag" in given and given.get("anchor") != "lag":
+        raise UsageError(
+            f"consistency.lag={given['lag']} has no effect; add --set consistency.anchor=lag, or leave it out"
+        )
 
 
 FLOORS = {"pictures": 0.01, "latents": 0.2}

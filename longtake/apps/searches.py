@@ -51,6 +51,44 @@ class Search:
     unfinished: bool = False
 
 
+MOST = 256
+"""Candidates, branches or rounds at most: all are alive together, and what they will cost is found by moving them."""
+
+
+@dataclass(frozen=True)
+class Count(Parameter):
+    """A whole number up to MOST."""
+
+    @property
+    def allowed(self) -> str:
+        """What may be typed."""
+        return f"a whole number in {self.low or 0:g}..{MOST}"
+
+    def parse(self, owner: str, text: str) -> int:
+        """The number. UsageError says what is allowed."""
+        value = self._value(text.strip().lower())
+        if value is None or not (self.low or 0) <= value <= MOST:
+            raise UsageError(f"{owner}{self.name}={text} is not possible: it takes {self.allowed}")
+        return value
+
+
+@dataclass(frozen=True)
+class Counts(Numbers):
+    """Whole numbers up to MOST."""
+
+    @property
+    def allowed(self) -> str:
+        """What may be typed."""
+        return f"whole numbers in {self.low or 0:g}..{MOST} with commas between"
+
+    def parse(self, owner: str, text: str) -> tuple[int, ...]:
+        """The numbers. UsageError says what is allowed."""
+        values = super().parse(owner, text)
+        if max(values) > MOST:
+            raise UsageError(f"{owner}{self.name}={text} is not possible: it takes {self.allowed}")
+        return values
+
+
 def _best_of(inner: Any, reward: Reward, values: Values, length: int | None) -> Any:
     return best_of(inner, reward, length=length, **values)
 
@@ -98,11 +136,11 @@ SEARCHES: dict[str, Search] = {
             _best_of,
             _counts("candidates"),
             (
-                Parameter("candidates", int, "how many, 1: no search", 1),
+                Count("candidates", int, "how many, 1: no search", 1),
                 Parameter(
                     "scope", ("chunk", "video", "horizon"), "what is compared: clips, whole videos, a look ahead"
                 ),
-                Parameter("horizon", int, "ticks that a look ahead goes", 1),
+                Parameter("horizon", int, "ticks that a look ahead goes, with scope=horizon", 1),
             ),
             ("brute-force",),
         ),
@@ -113,7 +151,7 @@ SEARCHES: dict[str, Search] = {
             lambda inner, reward, values, length: k_step(inner, reward, **values),
             _counts("candidates"),
             (
-                Parameter("candidates", int, "noises that are tried (m)", 1),
+                Count("candidates", int, "noises that are tried (m)", 1),
                 Parameter("preview_steps", int, "steps of a look (k)", 1),
             ),
         ),
@@ -124,8 +162,8 @@ SEARCHES: dict[str, Search] = {
             _beam,
             _beams,
             (
-                Parameter("width", int, "branches that live on", 1),
-                Parameter("candidates", int, "noises that each tries", 1),
+                Count("width", int, "branches that live on", 1),
+                Count("candidates", int, "noises that each tries", 1),
                 Parameter("preview_steps", int, "steps of a look; 1: the estimate that a tick makes anyway", 1),
                 Sum("proposals", NAMES, "where noise comes from"),
                 Parameter("cumulative", bool, "rank by the sum of a branch's scores"),
@@ -140,12 +178,14 @@ SEARCHES: dict[str, Search] = {
             _latsearch,
             _counts("particles"),
             (
-                Parameter("particles", int, "how many begin", 1),
+                Count("particles", int, "how many begin", 1),
                 Numbers("levels", int, "noise levels left at which they are scored", 1),
                 Parameter("mode", ("unique", "systematic", "prune"), "how they are resampled"),
                 Parameter("correlation", float, "share of a particle's noise that is its own, up to 1", 0),
                 Parameter("temperature", float, "of the weights, in standard deviations of the scores", 0),
-                Parameter("jitter", float, "share of a copy's noise that is replaced, up to 1", 0),
+                Parameter(
+                    "jitter", float, "share of a copy's noise that is replaced, up to 1, with mode=systematic", 0
+                ),
             ),
             ("rgrp",),
             queues=False,
@@ -158,7 +198,7 @@ SEARCHES: dict[str, Search] = {
             lambda inner, reward, values, length: evolve(inner, reward, **values),
             _populations,
             (
-                Numbers("population", int, "members of each generation", 1),
+                Counts("population", int, "members of each generation", 1),
                 Numbers("levels", int, "noise level at which each begins, the first the steps", 1),
                 Parameter("mutation", float, "share of the noise that a child replaces, up to 1", 0),
                 Parameter("elite", int, "best ones that have a child for sure", 0),
@@ -176,8 +216,8 @@ SEARCHES: dict[str, Search] = {
                 Parameter(
                     "mode", ("random", "zero-order", "paths"), "independent, around the best so far, along the way"
                 ),
-                Parameter("candidates", int, "noises a round", 1),
-                Parameter("rounds", int, "how often", 1),
+                Count("candidates", int, "noises a round", 1),
+                Count("rounds", int, "how often", 1),
             ),
             queues=False,
         ),
@@ -189,7 +229,7 @@ SEARCHES: dict[str, Search] = {
             _counts("tries", 16),
             (
                 Parameter("threshold", float, "fall of the score from one tick to the next that is an anomaly"),
-                Parameter("tries", int, "regrowths of which the best is taken", 1),
+                Count("tries", int, "regrowths of which the best is taken", 1),
                 Parameter("max_corrections", int, "anomalies of a run that are looked into", 0),
                 Parameter("eval", int, "latents that are judged", 1),
                 Parameter("ref", int, "latents in front that they are held against", 1),
@@ -205,7 +245,7 @@ SEARCHES: dict[str, Search] = {
             lambda inner, reward, values, length: FreeInit(inner, **values),
             _counts("iterations", 16),
             (
-                Parameter("iterations", int, "rounds, 1: once as without it", 1),
+                Count("iterations", int, "rounds, 1: once as without it", 1),
                 Parameter("cutoff", float, "how much counts as slow, a share of the highest frequency", 0),
             ),
             queues=False,

@@ -8,6 +8,7 @@ least.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -52,8 +53,8 @@ class Floored:
     """A reward with a floor under motion, measured by `motion`. What cannot be measured yet loses nothing."""
 
     def __init__(self, reward: Reward, motion: Motion, floor: float) -> None:
-        if not floor > 0:
-            raise ValueError(f"motion.floor must be above 0, got {floor}")
+        if not 0 < floor < math.inf:
+            raise ValueError(f"motion.floor must be a number above 0, such as .01; got {floor}")
         self.reward, self.motion, self.floor = reward, motion, floor
         self.needs = reward.needs | motion.needs
 

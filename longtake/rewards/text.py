@@ -105,7 +105,9 @@ class Clip:
         from transformers import AutoTokenizer, CLIPModel
 
         if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
-            raise UsageError(f"text.encoder={folder} is no folder of a CLIP model in safetensors; give one, or pocket")
+            raise UsageError(
+                f"text.encoder={folder} is no folder of a CLIP model in safetensors; give one, or pocket-judge"
+            )
         self.name = f"clip:{folder.name}"
         self.model: Any = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)

@@ -15,7 +15,8 @@ Deviations from the paper's released code, which differs from the paper
   the queue of another in a fifth of its steps
 - each branch has its own anchor; the code's is the last frame of whichever beam was visited last
 - candidates differ in the searched row alone, since the noise of every other row is keyed
-- latents come out when all beams agree on them, at the latest when `max_lag` wait: then the relatives of the best stay.
+- latents come out as soon as all beams agree on them, at the latest when `max_lag` wait: then those that share the
+  ancestor of the best stay.
   The code writes frames of a beam that may die.
 - eta is 0 unless set: with ancestral noise hardly anything of the searched noise is left in the latent it becomes.
 
@@ -51,6 +52,11 @@ def beam(
     steps = leaf(inner).schedule.num_steps
     if not 1 <= preview_steps <= steps:
         raise ValueError(f"beam.preview_steps must be in 1..{steps} (the steps), got {preview_steps}")
+    if candidates == 1 and width > 1:
+        raise ValueError(
+            f"beam.width={width} keeps as many branches, and with beam.candidates=1 there is never a second one; give "
+            f"beam.candidates=2 or more, or beam.width=1"
+        )
     return Population(
         inner,
         reward,

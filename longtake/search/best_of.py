@@ -4,7 +4,8 @@ Scopes
 - chunk    a clip's candidates are finished, scored and all but the best thrown away (the k-step paper's brute force);
            on queues the stretch from one decision until what it decided has come out is the clip
 - video    whole videos of `length` latents, one of which is kept; a longer run searches the next `length` again
-- horizon  each decision looks `horizon` ticks ahead and keeps only the decision, for queues (receding horizon)
+- horizon  each decision looks `horizon` ticks ahead and keeps only the decision (receding horizon). A horizon shorter
+           than the queue is refused: what was decided would not be out of it when candidates are compared
 
 Cost in window calls, S steps, w windows a tick
 - chunk    candidates * S a chunk, exactly; on queues at most candidates times the method's own
@@ -32,6 +33,11 @@ def best_of(
     length: int | None = None,
 ) -> Population | Lookahead:
     """Best of `candidates`. `horizon` in ticks, default: until the decided noise is finished; `length` in latents."""
+    if horizon is not None and scope != "horizon":
+        raise ValueError(
+            f"best-of-n.horizon={horizon} has no effect with scope={scope}; add --set best-of-n.scope=horizon, or "
+            f"leave it out"
+        )
     if scope == "chunk":
         return Population(inner, reward, candidates, when="done")
     if scope == "video":
@@ -40,4 +46,11 @@ def best_of(
         return Population(inner, reward, candidates, when=length)
     if scope != "horizon":
         raise ValueError(f"best-of-n.scope is chunk, video or horizon, got {scope!r}")
-    return Lookahead(inner, reward, candidates, ticks_to_show(leaf(inner))[1] if horizon is None else horizon)
+    crossing = ticks_to_show(leaf(inner))[1]
+    if horizon is not None and horizon < crossing:
+        raise ValueError(
+            f"best-of-n.horizon={horizon} is shorter than the queue: noise that enters needs {crossing} ticks to come "
+            f"out, so candidates would be compared by what others decided; give {crossing} or more, or use "
+            f"--search beam"
+        )
+    return Lookahead(inner, reward, candidates, crossing if horizon is None else horizon)

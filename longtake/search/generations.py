@@ -99,8 +99,13 @@ class Generations:
         falling = all(later <= earlier for earlier, later in zip(self.starts, self.starts[1:], strict=False))
         if self.starts[0] != top or self.starts[-1] < 1 or not falling:
             raise ValueError(f"levels begin at {top} (the steps) and fall to 1 at least, got {given}")
-        if not (0 <= self.mutation <= 1 and 0 < self.spread <= 1) or self.elite < 0:
-            raise ValueError("mutation is in 0..1 and elite at least 0")
+        if not (0 <= self.mutation <= 1 and 0 < self.spread <= 1):
+            raise ValueError(
+                f"the share of noise that a child replaces is in 0..1, such as .2; got {self.mutation:g} (mutation) "
+                f"and {self.spread:g} (spread)"
+            )
+        if self.elite < 0:
+            raise ValueError(f"elite is at least 0, got {self.elite}")
 
     @property
     def num(self) -> int:

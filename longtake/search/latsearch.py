@@ -86,9 +86,20 @@ class LatSearch:
             raise ValueError(f"latsearch.particles must be at least 1, got {self.num}")
         if self.mode not in MODES:
             raise ValueError(f"latsearch.mode is unique, systematic or prune, got {self.mode!r}")
-        if not (0 < self.correlation <= 1 and self.temperature > 0 and 0 <= self.jitter <= 1):
-            raise ValueError("latsearch.correlation is above 0 and at most 1, temperature above 0, jitter in 0..1")
+        if not 0 < self.correlation <= 1:
+            raise ValueError(f"latsearch.correlation is above 0 and at most 1, such as .1; got {self.correlation:g}")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"latsearch.temperature is a number above 0, such as 1; got {self.temperature:g}")
+        if not 0 <= self.jitter <= 1:
+            raise ValueError(f"latsearch.jitter is in 0..1, such as .2; got {self.jitter:g}")
+        if self.jitter and self.mode in ("unique", "prune"):
+            raise ValueError(
+                f"latsearch.jitter={self.jitter:g} changes copies, and mode={self.mode} makes none; use "
+                f"--set latsearch.mode=systematic, or leave it out"
+            )
         top = branch.leaf(self.inner).schedule.num_steps
+        if top < 2:
+            raise ValueError("particles are compared halfway, and 1 step has no half; give --steps 2 or more")
         marks = self.marks
         if not marks or any(not 0 < mark < top for mark in marks) or list(marks) != sorted(set(marks), reverse=True):
             given = ",".join(map(str, marks))

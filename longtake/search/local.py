@@ -44,6 +44,6 @@ def local(
         sizes = (candidates, *(candidates - 1,) * (rounds - 1)) if candidates > 1 else (1,)
         return Generations(inner, reward, sizes, (steps,) * len(sizes), share, share, parents="best")
     # evenly from 3/4 of the steps down to 1/4, where the layout is long decided
-    marks = sorted({max(1, round(steps * (0.75 - 0.5 * place / max(rounds - 1, 1)))) for place in range(rounds)})
-    marks = tuple(mark for mark in reversed(marks) if mark < steps)
+    places = [round(steps * (0.75 - 0.5 * place / max(rounds - 1, 1))) for place in range(rounds)]
+    marks = tuple(sorted({max(1, min(place, steps - 1)) for place in places}, reverse=True))
     return LatSearch(inner, reward, candidates, marks, "greedy", correlation=1.0, jitter=share)

@@ -2,8 +2,10 @@
 
 The mechanism of ScalingNoise's beam search, of best-of-N and of particle methods. At a decision point each member
 forks into candidates (number 0 keeps the parent's own noise), all take a tick in lockstep, a reward ranks them and the
-best `width` stay. What is released is the longest prefix that all members share. Two lineages of equal merit could
-hold it back for ever, so after `max_lag` pending latents only the best member's relatives stay.
+best `width` stay. What is released is the longest prefix that all members agree on: latents that came out of one
+ancestor, or that are equal bit for bit, as the head of a queue is while branches differ at its tail alone. Two lineages
+of equal merit could hold the rest back for ever, so after `max_lag` pending latents only the relatives of the best
+stay.
 
 Cost in window calls. Ranked after every tick, on a rollout of w windows a tick of which a fork touches one: at most
 width * (w - 1 + num) a tick, since candidates share all other windows, and relatives share every window that their
@@ -19,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from longtake.core.noise import fold
@@ -247,11 +250,19 @@ class Population:
     def _release(self, members: list[Member]) -> tuple[list[Member], list[Emission]]:
         released: list[Emission] = []
         while members[0].pending:
-            first = members[0].pending[0].lineage
-            relatives = [m for m in members if m.pending and m.pending[0].lineage == first]
+            first = members[0].pending[0]
+            relatives = [m for m in members if m.pending and self._agree(m.pending[0], first)]
             waiting = sum(len(pending.emission.latents) for pending in members[0].pending)
             if len(relatives) < len(members) and waiting <= max(self.max_lag, self.patience):
                 break
             released.append(members[0].pending[0].emission)
             members = [replace(member, pending=member.pending[1:]) for member in relatives]
         return members, released
+
+    def _agree(self, one: Pending, other: Pending) -> bool:
+        if one.lineage == other.lineage:
+            return True
+        mine, yours = one.emission.latents, other.emission.latents
+        if not self.shape[0] or len(mine) != len(yours):  # latents without channels, as forecasts use, all look alike
+            return False
+        return all(torch.equal(a, b) for a, b in zip(mine, yours, strict=True))

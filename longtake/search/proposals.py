@@ -12,7 +12,8 @@ order, from the newest rows before them.
 Deviations, each so that a candidate is a draw that the model was trained on: mean square 1 and, for `fft`, white.
 - Eq. 8 adds a low and a high band with weights L and 1 - L, which takes variance away where they overlap; here
   L and sqrt(1 - L^2).
-- inverted latents are scaled to mean square 1.
+- inverted latents are scaled to mean square 1. They are not white, so where they may be what `fft` takes its low band
+  from, the band is scaled to the power that it has in white noise.
 - `renoise` keeps a share of signal (default .068, what VideoCrafter2's schedule leaves at its last level): flow models
   reach pure noise, and noising to their last level would leave nothing of the latent.
 - a second `inversion` of one parent at one decision would be the first again, so it is a `neighbour`.
@@ -144,13 +145,14 @@ class Mixture:
         return self.signal * unit(latent) + math.sqrt(1 - self.signal**2) * eps
 
     def _blended(self, noises: Sequence[Tensor], many: int, place: int, fresh: Tensor, key: int) -> Tensor:
+        even = "inversion" in dict(self.weights)
         if self.dims == 2:
-            return blend(_nth(noises, many, place).to(fresh), fresh, self.band, self.cutoff)
+            return blend(_nth(noises, many, place).to(fresh), fresh, self.band, self.cutoff, even=even)
         # over time: the last rows as they were, and as many of fresh noise, of which this row's own is one
         span = max(min(len(noises), 2 * many), many)
         old = torch.stack([_nth(noises, span, frame) for frame in range(span)]).to(fresh)
         new = torch.stack([normal(fresh.shape, fold(key, "volume"), "init", frame) for frame in range(span)]).to(fresh)
-        mixed = blend(old.transpose(0, 1), new.transpose(0, 1), self.band, self.cutoff, dims=3)
+        mixed = blend(old.transpose(0, 1), new.transpose(0, 1), self.band, self.cutoff, dims=3, even=even)
         return mixed[:, span - many + place]
 
 
@@ -170,8 +172,11 @@ def correlated(centre: Tensor, fresh: Tensor, amount: float) -> Tensor:
     return math.sqrt(1 - amount**2) * centre + amount * fresh
 
 
-def blend(low: Tensor, high: Tensor, band: str, cutoff: float, dims: int = 2) -> Tensor:
-    """The low band of one noise and the high band of another over the last `dims` axes; white if both are."""
+def blend(low: Tensor, high: Tensor, band: str, cutoff: float, dims: int = 2, even: bool = False) -> Tensor:
+    """The low band of one noise and the high band of another over the last `dims` axes; white if both are.
+
+    `even`: the low band is scaled to the power of white noise.
+    """
     axes = tuple(range(-dims, 0))
     radius = torch.zeros([1] * dims)
     for axis in axes:
@@ -181,7 +186,11 @@ def blend(low: Tensor, high: Tensor, band: str, cutoff: float, dims: int = 2) ->
     # both are 1 in the middle; Butterworth of order 4, as FreeInit takes it
     mask = torch.exp(-radius / 2) if band == "gaussian" else 1 / (1 + radius**4)
     mask = mask.to(low)
-    spectrum = mask * torch.fft.fftn(low, dim=axes) + (1 - mask.square()).sqrt() * torch.fft.fftn(high, dim=axes)
+    slow = mask * torch.fft.fftn(low, dim=axes)
+    if even:
+        many = math.prod(low.shape[axis] for axis in axes)
+        slow = slow * (many * mask.square().mean() / slow.abs().square().mean().clamp_min(1e-6)).sqrt()
+    spectrum = slow + (1 - mask.square()).sqrt() * torch.fft.fftn(high, dim=axes)
     return torch.fft.ifftn(spectrum, dim=axes).real
 
 

@@ -93,6 +93,13 @@ class Reflect:
                 raise ValueError(f"reflect.{name} must be at least 1, got {getattr(self, name)}")
         if self.guide < 0 or self.max_corrections < 0:
             raise ValueError("reflect.guide and reflect.max_corrections must be at least 0")
+        if not 0 <= self.judge < 1:
+            raise ValueError(f"reflect.judge is a share of the steps, at least 0 and below 1; got {self.judge:g}")
+        if math.isnan(self.threshold) or self.threshold == math.inf:
+            raise ValueError(
+                f"reflect.threshold={self.threshold} is a fall that no score ever takes; give a number such as .01, or "
+                f"--search none"
+            )
         if not hasattr(self.inner, "regrow"):
             name = type(self.inner).__name__.lower()
             raise ValueError(f"{name} cannot regrow a part of its queue; use reflect with fifo, progressive or miga")
