@@ -97,3 +97,24 @@ def test_best_of_judges_what_its_candidates_became_on_queues_too():
         seen.clear()
         run(best_of(rollouts()[name], Watched(), 2), 10)
         assert seen and all(recent >= many for _, recent in seen), name
+
+
+@pytest.mark.parametrize("name", ["progressive", "progressive chunked", "fifo"])
+def test_reflection_compares_looks_also_where_ticks_without_one_lie_between(name: str):
+    """Rows that enter every second tick are judged every second tick: each look but the first is held against one."""
+    from longtake.core.forecast import forecast
+    from longtake.rewards.latent import LatentCosine
+    from longtake.search.reflect import fitted, rates
+
+    inner = rollouts()[name]
+    search = fitted(inner, LatentCosine(eval=1, ref=2), threshold=-9.0, tries=1)
+    engine, told = Engine(oracle(search), 8), []
+    state = engine.drive(search.init(7, Timeline.of("a")))
+    for now, emission in stream(search, engine, state, 12):
+        state = now
+        told.append({"candidates": [vars(one) for one in emission.info.candidates]})
+    told.append({"candidates": [vars(one) for one in state.book.candidates]})
+    found = rates(told)
+    assert found["looked"] == state.looked > 4 and found["tried"] == state.tried == state.looked - 1
+    plan = forecast(search, 12)
+    assert run(inner, 12)[1].meter.nfe < engine.meter.nfe <= plan.nfe

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -105,6 +106,11 @@ def _beam(inner: Any, reward: Reward, values: Values, length: int | None) -> Any
 
 
 def _reflect(inner: Any, reward: Reward, values: Values, length: int | None) -> Any:
+    if not values.get("threshold", 0) < math.inf:
+        raise ValueError(
+            f"reflect.threshold={values['threshold']} is a fall that no score ever takes; give a number such as .01, "
+            f"or --search none"
+        )
     made = fitted(inner, reward, **values)
     if isinstance(reward, LatentCosine) and not reward.eval:  # it judges what the search judges
         return replace(made, reward=replace(reward, eval=made.eval, ref=made.ref))

@@ -8,11 +8,12 @@ Symbols: delta_adju -> threshold, n_samp -> tries, f_eval -> eval, f_ref -> ref,
 row that has `1 - judge` of its steps still ahead (the released code: about a fifth of them done, hence judge = .2).
 
 Deviations: Alg. 6 as printed scores slices of the wrong queue, never steps the last rows and mixes f_guid with
-f_judg; here each copy's own segment is held against the same references, copies are grown to the levels that the rows
-had, rows in front stay frozen. As in the paper, the score is held against that of the tick before, which judged the
-rows in front of these. At most `max_corrections` anomalies of a run are looked into. It works while the queue fills, in
-stage 1, and on any queue that is long enough to hold the rows that are compared (`looks`); rows that MIGA's stage 2 has
-begun are not judged, since its windows still read what they were.
+f_judg; here each copy's own segment is held against the same references, copies are grown to the levels that the
+rows had, rows in front stay frozen. As in the paper, the score is held against that of the tick before, which judged
+the rows in front of these; where a queue is not looked at in every tick, against the last look. At most
+`max_corrections` anomalies of a run are looked into. It works while the queue fills, in stage 1, and on any queue that
+is long enough to hold the rows that are compared (`looks`); rows that MIGA's stage 2 has begun are not judged, since
+its windows still read what they were.
 
 Every look stands among the trace's candidates, alone or with the regrowths that it led to; `rates` counts them.
 
@@ -42,7 +43,7 @@ from longtake.search.branch import Member, Origin
 
 @dataclass(frozen=True, eq=False)
 class ReflectState:
-    """The inner state, the last score of the judged segment, and how often it was looked at, tried and corrected."""
+    """The inner state, the score of the last look, and how often the segment was looked at, tried and corrected."""
 
     state: Any
     tick: int = 0
@@ -95,11 +96,6 @@ class Reflect:
             raise ValueError("reflect.guide and reflect.max_corrections must be at least 0")
         if not 0 <= self.judge < 1:
             raise ValueError(f"reflect.judge is a share of the steps, at least 0 and below 1; got {self.judge:g}")
-        if math.isnan(self.threshold) or self.threshold == math.inf:
-            raise ValueError(
-                f"reflect.threshold={self.threshold} is a fall that no score ever takes; give a number such as .01, or "
-                f"--search none"
-            )
         if not hasattr(self.inner, "regrow"):
             name = type(self.inner).__name__.lower()
             raise ValueError(f"{name} cannot regrow a part of its queue; use reflect with fifo, progressive or miga")
@@ -162,7 +158,7 @@ class Reflect:
     def _reflected(self, state: ReflectState) -> Step[ReflectState]:
         first = self._judged_row(state.state)
         if first is None:
-            return replace(state, last=None)
+            return state
         [score], cost = branch.judged(self.reward, [self._segment(state.state, first)])
         state = replace(state, looked=state.looked + 1, book=branch.gathered(state.book, cost))
         # Alg. 6, l. 9: only a fall from one tick to the next is an anomaly
