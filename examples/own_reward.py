@@ -1,12 +1,17 @@
 """Copy this file to search by a reward of your own: ten lines, and the law kit to check them.
 
-python examples/own_reward.py
+python examples/own_reward.py                on a model whose videos are known by a formula, in seconds
+python examples/own_reward.py pocket         on a model: a name or a folder, as `longtake generate --model` takes it
 """
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 import torch
 
+import longtake
 from longtake.core.engine import Engine
 from longtake.core.rollout import Timeline, View
 from longtake.core.schedule import flow
@@ -32,16 +37,23 @@ def change(latents: list[torch.Tensor]) -> float:
     return float(torch.stack(latents).diff(dim=0).square().mean())
 
 
+def model_of(named: list[str]) -> tuple[Any, str]:
+    """(the network that was named or the formula, a prompt for it)."""
+    if named:
+        return longtake.load(named[0], num_steps=16).denoiser, "a dog walks right across green hills at noon"
+    return GaussianVideo(flow(16, shift=3.0), (2, 3, 3), 8), ""
+
+
 if __name__ == "__main__":
-    schedule = flow(16, shift=3.0)
-    method = Chunk((2, 3, 3), schedule, window=8)
+    denoiser, prompt = model_of(sys.argv[1:])
+    method = Chunk(denoiser.can.latent_shape, denoiser.schedule, window=denoiser.can.window)
     search = k_step(method, Calm(), candidates=8, preview_steps=2)
     clips = [tuple(torch.randn(4, 2, 3, 3, generator=torch.Generator().manual_seed(n))) for n in range(3)]
     check_reward(Calm(), [View((0,), (x[3],), (x[3],), (5,), ("",), x[:3], recent=2) for x in clips])
     changes = []
     for rollout in (method, search):
-        engine, latents = Engine(GaussianVideo(schedule, (2, 3, 3), 8)), []
-        state = engine.drive(rollout.init(0, Timeline.of("")))
+        engine, latents = Engine(denoiser), []
+        state = engine.drive(rollout.init(0, Timeline.of(prompt)))
         for _, emission in stream(rollout, engine, state, 38):
             latents.extend(emission.latents)
         changes.append(change(latents))

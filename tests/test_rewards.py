@@ -344,10 +344,12 @@ def test_a_prompt_reaches_its_own_rows():
     assert told == ["a", "a", "b", "b"]
 
 
-def test_the_example_of_an_own_reward_runs(capsys):
+def test_the_example_of_an_own_reward_runs(capsys, monkeypatch):
     import runpy
+    import sys
     from pathlib import Path
 
+    monkeypatch.setattr(sys, "argv", ["own_reward.py"])
     runpy.run_path(str(Path(__file__).parent.parent / "examples" / "own_reward.py"), run_name="__main__")
     assert "every law holds" in capsys.readouterr().out
 

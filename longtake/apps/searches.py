@@ -124,7 +124,24 @@ def _counts(name: str, most: int = 64) -> Callable[[Values, int], Sequence[dict[
 def _beams(values: Values, steps: int) -> Sequence[dict[str, Any]]:
     if "width" in values or "candidates" in values:
         return _counts("candidates" if "width" in values else "width")(values, steps)
-    pairs = [(1, 2), (1, 3), (2, 2), (2, 3), (2, 4), (2, 5), (3, 4), (3, 5), (4, 5), (4, 6), (5, 6), (6, 8), (8, 10)]
+    # more than one branch may hold latents back, which short videos pay for: there candidates of one grow first
+    pairs = [
+        (1, 2),
+        (1, 3),
+        (1, 4),
+        (1, 5),
+        (2, 2),
+        (2, 3),
+        (2, 4),
+        (2, 5),
+        (3, 4),
+        (3, 5),
+        (4, 5),
+        (4, 6),
+        (5, 6),
+        (6, 8),
+        (8, 10),
+    ]
     return [{"width": width, "candidates": many} for width, many in pairs]
 
 
