@@ -205,7 +205,7 @@ FAULTS = [
     Fault(
         "anchor shared by beams",
         search_faults.shared_anchor,
-        test_search_laws.test_each_branch_is_judged_by_its_own_memory,
+        lambda: test_search_laws.test_each_branch_is_judged_by_its_own_memory("chunk"),
     ),
     Fault(
         "tails grafted onto other beams",

@@ -165,14 +165,15 @@ def test_what_comes_out_is_one_lineage_from_its_root(name: str):
     assert equal([*out, *waiting], replayed)
 
 
-def test_each_branch_is_judged_by_its_own_memory():
+@pytest.mark.parametrize("name", ["chunk", "fifo"])
+def test_each_branch_is_judged_by_its_own_memory(name: str):
     """Anchors belong to branches: recompute each kept branch's memory from the latents that it emitted itself."""
 
     class Diverse(Drift):
         def __call__(self, views: list[Any]) -> list[float]:
             return [float(place % 2 == 0) for place in range(len(views))]  # a child of each parent stays
 
-    search = beam(rollouts()["chunk"], Diverse(), 2, 2)
+    search = beam(rollouts()[name], Diverse(), 2, 2)
     engine = Engine(oracle(search), 8)
     state = engine.drive(search.init(7, Timeline.of("a")))
     released: list[torch.Tensor] = []
