@@ -53,7 +53,8 @@ Labels are those of the judge's set for rewards on videos that pocket itself mad
 
 {curves("*-reward")}
 
-`watched` is the rank correlation on prompts that are never fed; the best moment of three beginnings ships.
+`watched` is the rank correlation on prompts that are never fed, over all and within a prompt; the best moments of three
+beginnings ship, and their mean is the score.
 
 ## Numbers
 

@@ -17,7 +17,7 @@ from longtake.core.schedule import flow, vp
 from longtake.models.load import load
 from longtake.models.tiny import tiny_wan
 from longtake.rewards import reward_model
-from longtake.rewards.reward_model import LatentReward, Scorer, buckets_of, share_of_noise, waves
+from longtake.rewards.reward_model import LatentReward, Panel, Scorer, buckets_of, share_of_noise, waves
 from longtake.testing.laws import check_reward
 from longtake.training import loop
 from longtake.training import reward as training
@@ -57,7 +57,7 @@ def test_examples_keep_what_the_sampler_passed_through(model: Any):
     seeds = [5, 9, 11]
     made = examples.examples(model, "a dog", seeds, label)
     _, hidden = examples.levels(12)
-    assert made["x"].shape[:2] == (3, 8 + min(examples.KEPT, 3)) and made["x0"].shape[:2] == (3, 8)
+    assert made["x"].shape == made["x0"].shape and made["x"].shape[:2] == (3, 8 + min(examples.KEPT, 3))
     for place, seed in enumerate(seeds):
         ((noisy, guessed, done),) = examples.trajectories(model, "a dog", [seed])
         kept = made["level"][place].tolist()
@@ -65,8 +65,7 @@ def test_examples_keep_what_the_sampler_passed_through(model: Any):
         for number, level in enumerate(kept):
             x = noisy[11 - level]
             assert torch.allclose(made["x"][place, number].float(), x, atol=2e-3)
-            if number < 8:
-                assert torch.allclose(made["x0"][place, number].float(), guessed[11 - level], atol=4e-3)
+            assert torch.allclose(made["x0"][place, number].float(), guessed[11 - level], atol=4e-3)
             cosine = float((x * done).sum() / (x.norm() * done.norm()))
             assert float(made["similarity"][place, number]) == pytest.approx((1 + cosine) / 2, abs=1e-4)
         assert made["label"][place].tolist() == pytest.approx(label([done], "")[0], abs=1e-4)
@@ -94,17 +93,24 @@ def test_the_videos_of_a_prompt_take_one_call_a_step(model: Any):
 
 def test_the_loss_by_hand():
     class Fixed(torch.nn.Module):
-        def forward(self, x: Any, noise: Any, words: Any) -> torch.Tensor:
-            return torch.tensor([[1.0], [0.5], [2.0]])
+        def forward(self, x: Any, x0: Any, noise: Any, words: Any) -> torch.Tensor:
+            return torch.tensor([[1.0], [0.5], [2.0], [9.0]])[: len(x)]
 
     part = {
-        "x": None, "noise": None, "words": None,
+        "x": range(3), "x0": None, "noise": None, "words": None, "group": torch.tensor([0, 0, 0]),
         "similarity": torch.tensor([1.0, 0.5, 0.5]), "label": torch.tensor([[1.0], [1.0], [3.0]]),
     }  # fmt: skip
     error = (0.0 + 0.0 + (2.0 - 1.5) ** 2) / 3
     # of pairs the equal one does not count: 1 before 3 and 1 before 3
     order = (math.log1p(math.exp(1 - 2)) + math.log1p(math.exp(0.5 - 2))) / 3
     assert float(training.loss_of(Fixed(), part)) == pytest.approx(error + order)  # type: ignore[arg-type]
+    # one of another prompt is a squared error more and no pair; videos of four prompts are no pairs at all
+    more = part | {"x": range(4), "group": torch.tensor([0, 0, 0, 1]), "similarity": torch.tensor([1.0, 0.5, 0.5, 1.0]),
+                   "label": torch.tensor([[1.0], [1.0], [3.0], [7.0]])}  # fmt: skip
+    error = (error * 3 + (9.0 - 7.0) ** 2) / 4
+    assert float(training.loss_of(Fixed(), more)) == pytest.approx(error + order)  # type: ignore[arg-type]
+    apart = more | {"group": torch.arange(4)}
+    assert float(training.loss_of(Fixed(), apart)) == pytest.approx(error)  # type: ignore[arg-type]
 
 
 def test_rank_correlation_by_hand():
@@ -133,14 +139,13 @@ def test_the_reward_reads_noisy_rows_and_is_small():
         View((0, 1), (x[n], x[n + 1]), (x[7], x[8]), (9, 4), ("", ""), (x[5], x[6]), 1, prompt="a dog") for n in (0, 2)
     ]
     check_reward(reward, views)
-    other = View((0, 1), (x[0], x[1]), (x[6], x[5]), (9, 4), ("", ""), (x[5], x[6]), 1, prompt="a dog")
-    assert reward([other]) == reward(views[:1])  # estimates are not read
-    for change in ({"level": (8, 4)}, {"prompt": "a cat"}, {"recent": 0}, {"x": (x[3], x[1])}):
+    changes = {"level": (8, 4)}, {"prompt": "a cat"}, {"recent": 0}, {"x": (x[3], x[1])}, {"x0": (x[6], x[5])}
+    for change in changes:
         from dataclasses import replace
 
         assert reward([replace(views[0], **change)]) != reward(views[:1]), change
     assert reward([View((), (), (), (), ())]) == [0.0]
-    shipped = Scorer()
+    shipped = Panel([Scorer() for _ in range(training.RUNS)])
     assert 2 * sum(p.numel() for p in shipped.parameters()) <= 2 << 20
     assert torch.equal(buckets_of("A dog, a DOG", 64), buckets_of("a dog a dog", 64)) and buckets_of(
         "", 64
@@ -176,7 +181,7 @@ def test_collecting_goes_on_and_training_learns_what_latents_hold(model: Any, tm
     sides = (data.held, data.watched, data.trained)
     assert [len(side) for side in sides] == [8, 4, 20] and len(set().union(*map(set, sides))) == 32
     assert data.prompts == [prompt for prompt in prompts for _ in range(4)]
-    assert float(data.label[data.trained].mean().abs()) < 1e-5
+    assert float(data.label[data.trained].mean().abs()) < 1e-5 and 0.7 < float(data.label[data.trained].std()) < 1.1
     torch.manual_seed(0)
     net = Scorer(model.denoiser.can.latent_shape[0], ("mean", "first"), 16)
     optimizer = torch.optim.AdamW(net.parameters(), 3e-3)
@@ -201,10 +206,14 @@ def test_collecting_goes_on_and_training_learns_what_latents_hold(model: Any, tm
     for row in rows:
         assert row["zero"] == 0.0 and abs(row["model"]) <= 1 + 1e-9 and row["n"] == len(data.held)
         assert row["within"]["zero"] == 0.0 and abs(row["within"]["model"]) <= 1 + 1e-9
-    training.export(net, rows, tmp_path)
+    both = Panel([net, Scorer(model.denoiser.can.latent_shape[0], ("mean", "first"), 16)]).eval()
+    training.export(both, rows, tmp_path)
     again = reward_model.load(tmp_path)
-    assert reward_model.exists(tmp_path) and again.config == net.config
-    for name, value in net.state_dict().items():
+    assert reward_model.exists(tmp_path) and again.config == both.config
+    given = part["x"], part["x0"], part["noise"], part["words"]
+    mean = (both.scorers[0](*given) + both.scorers[1](*given)) / 2
+    assert torch.allclose(both(*given), mean) and not torch.allclose(both(*given), both.scorers[0](*given))
+    for name, value in both.state_dict().items():
         assert torch.allclose(again.state_dict()[name], value, atol=2e-3)
     assert json.loads((tmp_path / "reward" / "config.json").read_text())["rank_correlation"] == rows
 
@@ -215,13 +224,14 @@ def test_within_a_prompt_is_by_hand():
     class Table:
         config: Any = {"words": 8}  # noqa: RUF012
 
-        def __call__(self, x: Any, noise: Any, words: Any) -> torch.Tensor:
+        def __call__(self, x: Any, x0: Any, noise: Any, words: Any) -> torch.Tensor:
             return x[:, 0, 0, 0, :1]
 
     class Two(examples.Data):
         def __init__(self) -> None:
             values = [1.0, 2.0, 3.0, 6.0, 5.0, 4.0]
             self.schedule, self.prompts = flow(4), ["a"] * 3 + ["b"] * 3
+            self.group = torch.tensor([0] * 3 + [1] * 3)
             self.items = [{"x": torch.full((3, 1, 1, 1, 1), v), "x0": torch.zeros(3, 1, 1, 1, 1),
                            "level": torch.tensor([3, 2, 1]), "similarity": torch.ones(3)} for v in values]  # fmt: skip
             self.label = torch.tensor([[1.0], [2.0], [3.0], [4.0], [5.0], [6.0]])
@@ -231,7 +241,10 @@ def test_within_a_prompt_is_by_hand():
     rows = training.report(net, Two(), {})
     # over all: ranks 0 1 2 5 4 3 against 0..5: 1 - 6 (4 + 0 + 4) / (6 * 35)
     assert rows[0]["model"] == pytest.approx(1 - 6 * 8 / 210) and rows[0]["within"]["model"] == pytest.approx(0)
-    assert training.watch(net, Two()) == pytest.approx(-1)
+    assert training.watch(net, Two()) == pytest.approx(-1)  # over all and within are the same here
+    both = Two()
+    both.watched = list(range(6))
+    assert training.watch(net, both) == pytest.approx((1 - 6 * 8 / 210) / 2)
     assert not training.wins(rows)  # nothing to win against
     for row in rows:
         row["other"], row["within"]["other"] = 0.5, -0.1
@@ -271,8 +284,9 @@ def test_the_whole_of_it_runs(model: Any, clock: None, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "PATIENCE", 2)
     net, data = training.train_reward(model, few(6, 2, 1), label, ("mean", "first"), 0.4, tmp_path)
     assert not net.training and len(data.items) == 24
-    scores = [training.Best(tmp_path / "reward" / str(number)).score for number in range(2)]
-    assert training.watch(net, data) == pytest.approx(max(scores), abs=1e-6)
+    for number, scorer in enumerate(net.scorers):
+        kept = training.Best(tmp_path / "reward" / str(number))
+        assert training.watch(scorer, data) == pytest.approx(kept.score, abs=1e-6)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="too few to train on some"):
         training.train_reward(model, few(1, 0), label, ("mean", "first"), 0.01, tmp_path / "other")
 
@@ -311,11 +325,21 @@ def test_scores_at_a_level_never_trained_on_lie_between_its_neighbours():
     words = [buckets_of("a", 64)] * len(levels)
     many = x.expand(len(levels), -1, -1, -1, -1)
     for _ in range(300):
-        loss = F.mse_loss(net(many, noise[:, None].expand(-1, 3), words)[:, 0], noise)
+        loss = F.mse_loss(net(many, many, noise[:, None].expand(-1, 3), words)[:, 0], noise)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     unseen = torch.tensor([share_of_noise(schedule, level) for level in range(4, 24, 4)])
     with torch.no_grad():
-        got = net(x.expand(5, -1, -1, -1, -1), unseen[:, None].expand(-1, 3), words[:5])[:, 0]
+        got = net.eval()(many[:5], many[:5], unseen[:, None].expand(-1, 3), words[:5])[:, 0]
     assert float((got - unseen).abs().max()) < 0.15
+
+
+def test_normal_scores_are_ranks_as_a_normal_draw_has_them():
+    known = torch.tensor([[0.0], [1.0], [2.0], [1000.0]])
+    got = examples.normal_scores(torch.tensor([[2.0], [-5.0], [1e9], [1.5], [1.0]]), known)[:, 0]
+    # places 2.5, 0, 4, 2 and 1.5 of 5, each half a place further
+    normal = torch.distributions.Normal(0.0, 1.0)
+    assert got.tolist() == pytest.approx(normal.icdf(torch.tensor([3.0, 0.5, 4.5, 2.5, 2.0]) / 5).tolist(), abs=1e-6)
+    many = torch.randn(1001, 2, generator=torch.Generator().manual_seed(0)).exp() ** 3  # long tails
+    assert torch.allclose(examples.normal_scores(many, many).std(0), torch.ones(2), atol=0.02)

@@ -9,7 +9,7 @@ from longtake.apps.beginning import begun
 from longtake.apps.budget import Blank
 from longtake.apps.building import Materials
 from longtake.apps.lookup import advise
-from longtake.apps.rewarding import Supplies, make_reward, parse_reward, usual_reward
+from longtake.apps.rewarding import FLOORS, Supplies, make_reward, parse_reward, usual_reward
 from longtake.apps.searches import make_search, search
 from longtake.apps.settings import Settings
 from longtake.apps.tables import method
@@ -90,7 +90,9 @@ def reward_of(settings: Settings, model: Any) -> tuple[Any, str, list[str]]:
         return Blank(), "none", notes
     if text is None:
         text, usual = usual_reward(supplies, row.unfinished)
-        values = {**usual, **values}
-        floor = usual["motion"]["floor"]
-        notes = [f"reward {text} with motion.floor={floor:g} (the default; see: longtake rewards)"]
+        motion = {**usual["motion"], **values.get("motion", {})}
+        if "floor" not in values.get("motion", {}):  # pictures and latents are different scales
+            motion["floor"] = FLOORS[motion["of"]]
+        values = {**values, "motion": motion if motion["floor"] else {}}
+        notes = [f"reward {text} with motion.floor={motion['floor']:g} (the default; see: longtake rewards)"]
     return make_reward(parse_reward(text), supplies, values), text, notes

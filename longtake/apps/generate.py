@@ -17,6 +17,7 @@ from longtake.apps.planning import plan
 from longtake.apps.progress import clock, shown
 from longtake.apps.scores import judge, owed
 from longtake.apps.screening import screen
+from longtake.apps.search_costs import judged, told_judged
 from longtake.apps.session import Session
 from longtake.apps.settings import Request, Settings
 from longtake.apps.stories import corrections, film_fits, told_corrections
@@ -157,6 +158,8 @@ def perform(session: Session, folder: RunDir, console: Console) -> sessions.Resu
         raise
     value = sessions.result(settings, folder, runner)
     console.note(f"{value.frames} frames, {value.frames / value.fps:.1f} s, in {clock(value.seconds)}, {value.nfe} NFE")
+    if settings.search != "none" and (counts := judged(read_trace(folder.trace))):
+        console.note(told_judged(counts))
     if settings.search == "reflect" and (found := corrections(settings, read_trace(folder.trace))):
         console.note(told_corrections(found))
     return value

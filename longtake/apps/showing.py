@@ -12,6 +12,7 @@ from longtake.apps import session as sessions
 from longtake.apps.choosing import told
 from longtake.apps.generate import Console
 from longtake.apps.progress import clock
+from longtake.apps.search_costs import effective, judged, told_judged
 from longtake.apps.settings import Settings
 from longtake.apps.stories import corrections, film_fits, told_corrections
 from longtake.errors import UsageError
@@ -63,6 +64,7 @@ def summary(folder: RunDir, settings: Settings, lines: list[dict[str, Any]]) -> 
         "nfe": sum(line["nfe"] for line in lines),
         "seconds": round(sum(line["seconds"] for line in lines), 3),
         "reflect": corrections(settings, lines),
+        "judged": judged(lines),
         "prompts": list(prompts_of(lines, rate)),
         "timeline": [stretch(part, rate) for part in parts(lines)],
         "takes": [told(folder, number).__dict__ for number in takes_of(folder)],
@@ -128,6 +130,8 @@ def text_of(value: dict[str, Any]) -> Iterator[str]:
     yield f"  {value['frames']} frames, {value['seconds_of_video']:.1f} s, {width}x{height} at {value['fps']:g} fps"
     yield f"  model {value['model']}, {value['method']}, {value['steps']} steps, search {value['search']}"
     yield f"  {value['nfe']} NFE in {clock(value['seconds'])}"
+    if value["judged"]:
+        yield f"  {told_judged(value['judged'])}"
     if value["reflect"]:
         yield f"  {told_corrections(value['reflect'])}"
     yield f"  seed {value['seed']}"
@@ -161,21 +165,29 @@ def drawn(lines: list[dict[str, Any]], settings: Settings) -> Iterator[str]:
     """
     rate = float(settings.rate)
     found = [(line, one) for line in lines for one in candidates_of(line)]
-    way = lineage([one for _, one in found])
+    way = lineage([one for _, one in found], bool(settings.search_parameters.get("cumulative")))
     yield f"{len(found)} branches judged; ◆ on the way to the end, ● kept for a while, ○ dropped"
     for tick, group in groupby(found, lambda item: item[1]["tick"]):
         block = list(group)
         rows = block[0][1].get("rows") or [0, 0]
-        yield f"{block[0][0]['frames'][0] / rate:7.1f} s  tick {tick}, noise of latents {rows[0]}-{rows[1] - 1}"
+        ess = effective(block[0][0]).get(tick)
+        many = "" if ess is None else f", {ess:.2f} effective particles of {len(block)}"
+        yield f"{block[0][0]['frames'][0] / rate:7.1f} s  tick {tick}, noise of latents {rows[0]}-{rows[1] - 1}{many}"
         for parent, siblings in groupby(sorted(block, key=lambda item: item[1]["parent"]), lambda i: i[1]["parent"]):
             yield from _family(parent, [one for _, one in siblings], way)
 
 
-def lineage(found: list[dict[str, Any]]) -> set[str]:
-    """The names on the way from the first branch to the best that was kept last."""
-    last = [one for one in found if one["verdict"] == "kept" and one["tick"] == found[-1]["tick"]]
-    parents = {one["name"]: one["parent"] for one in found}
-    name = max(last, key=_score)["name"] if last else None
+def lineage(found: list[dict[str, Any]], cumulative: bool = False) -> set[str]:
+    """The names on the way from the first branch to the best that was kept last.
+
+    That is of an earlier tick where a later generation was no better. `cumulative`: the best by the sum of its scores.
+    """
+    kept = [one for one in found if one["verdict"] == "kept"]
+    last = [one for one in kept if one["tick"] == kept[-1]["tick"]]
+    parents, totals = {one["name"]: one["parent"] for one in found}, dict[str, float]()
+    for one in found if cumulative else ():
+        totals[one["name"]] = totals.get(one["parent"], 0.0) + _score(one)
+    name = max(last, key=lambda one: totals.get(one["name"], _score(one)))["name"] if last else None
     way: set[str] = set()
     while name is not None and name not in way:
         way.add(name)

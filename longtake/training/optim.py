@@ -63,14 +63,17 @@ def p_numel(shape: tuple[int, ...]) -> int:
 class Optimizer:
     """AdamW at `lr` and, if there are matrices for it, Muon at `muon` times that; one factor scales both."""
 
-    def __init__(self, matrices: list[nn.Parameter], others: list[nn.Parameter], lr: float, muon: float = 1.0) -> None:
+    def __init__(
+        self, matrices: list[nn.Parameter], others: list[nn.Parameter], lr: float, muon: float = 1.0,
+        weight_decay: float = 0.0,
+    ) -> None:  # fmt: skip
         self.parts: list[torch.optim.Optimizer] = []
         self.rates: list[float] = []
         if matrices:
             self.parts.append(Muon(matrices, lr=lr * muon))
             self.rates.append(lr * muon)
         if others:
-            self.parts.append(torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.0))
+            self.parts.append(torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=weight_decay))
             self.rates.append(lr)
 
     def step(self, factor: float = 1.0) -> None:

@@ -2,13 +2,14 @@
 
 After LatSearch's recipe (training/reward_data makes the examples). At level t the target is the label times
 s_t = (1 + cos(x_t, x_0)) / 2, so that little is asked where little can be known; the loss is the squared error and, for
-every pair of videos in a batch, the cross entropy of which has the higher label.
+every pair of videos of one prompt, the cross entropy of which has the higher label.
 
-Deviations. Labels are standardised over the training set (theirs are raw), pairs are of levels as near as can be, and
-each video is kept at other levels, less those held out: the network is judged at some that it never saw. Theirs trains
-15 epochs; a small network on few videos learns them by heart, so here the average of the weights is watched on prompts
-that are never fed, the best moment is kept, and training ends when nothing better has come for a while. The best of
-`RUNS` beginnings ships. What is reported is of prompts that neither fed nor watched it.
+Deviations. Labels are normal scores of their ranks in the training set (theirs are raw), pairs are of one prompt, since
+that is what a search compares, and of levels as near as can be, and each video is kept at other levels, less those held
+out: the network is judged at some that it never saw. Theirs trains 15 epochs; a small network on few videos learns them
+by heart, so here features are dropped, weights decay, the average of the weights is watched on prompts that are never
+fed, the best moment is kept, and training ends when nothing better has come for a while. The mean of `RUNS` beginnings
+ships. What is reported is of prompts that neither fed nor watched it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from longtake.rewards.reward_model import FOLDER, Scorer
+from longtake.rewards.reward_model import FOLDER, Panel, Scorer
 from longtake.training.export import write
 from longtake.training.loop import CACHE, Budget, Ema, Run, train
 from longtake.training.optim import Optimizer
@@ -37,10 +38,14 @@ COLLECTING = 0.75
 
 
 def loss_of(net: Scorer, part: dict[str, Any]) -> Tensor:
-    """Squared error of scaled labels, and cross entropy of the order of pairs, weighing the same."""
-    scores = net(part["x"], part["noise"], part["words"])
+    """Squared error of scaled labels, and cross entropy of the order of pairs of a prompt, weighing the same."""
+    scores = net(part["x"], part["x0"], part["noise"], part["words"])
     error = F.mse_loss(scores, part["similarity"][:, None] * part["label"])
     first, second = torch.triu_indices(len(scores), len(scores), 1)
+    alike = part["group"][first] == part["group"][second]
+    first, second = first[alike], second[alike]
+    if not len(first):
+        return error
     gap, truth = scores[first] - scores[second], part["label"][first] - part["label"][second]
     return error + F.binary_cross_entropy_with_logits(gap, (truth > 0).float(), weight=(truth != 0).float())
 
@@ -59,30 +64,41 @@ def rank_correlation(left: Tensor, right: Tensor) -> float:
 
 
 @torch.no_grad()
-def scores_at(net: Scorer, data: Data, places: Sequence[int], number: int) -> Tensor:
+def scores_at(net: Scorer | Panel, data: Data, places: Sequence[int], number: int) -> Tensor:
     """The sum of the heads for videos `places`, each at its kept level `number`; 64 at once."""
     found = []
     for start in range(0, len(places), 64):
         few = places[start : start + 64]
         part = data.batch(few, [number] * len(few), int(net.config["words"]))  # type: ignore[call-overload]
-        found.append(net(part["x"], part["noise"], part["words"]).sum(1))
+        found.append(net(part["x"], part["x0"], part["noise"], part["words"]).sum(1))
     return torch.cat(found)
 
 
 def watch(net: Scorer, data: Data) -> float:
-    """How well the watched videos are ranked, averaged over the told levels that are trained on."""
+    """How well the watched videos are ranked, over all and within a prompt, at the told levels that are trained on."""
     told, hidden = levels(data.schedule.num_steps)
-    truth = data.label[data.watched].sum(1)
-    found = [
-        rank_correlation(scores_at(net, data, data.watched, number), truth)
-        for number, level in enumerate(told)
-        if level not in hidden
-    ]
+    truth, found = data.label[data.watched].sum(1), []
+    groups = places_of(data, data.watched)
+    for number, level in enumerate(told):
+        if level not in hidden:
+            scores = scores_at(net, data, data.watched, number)
+            found += [rank_correlation(scores, truth), *([within(scores, truth, groups)] if groups else [])]
     return sum(found) / len(found)
 
 
+def places_of(data: Data, videos: Sequence[int]) -> list[list[int]]:
+    """Where among `videos` those of each prompt stand, of prompts that have more than two."""
+    place = {video: number for number, video in enumerate(videos)}
+    return [[place[video] for video in group] for group in data.groups(videos) if len(group) > 2]
+
+
+def within(scores: Tensor, truth: Tensor, groups: Sequence[Sequence[int]]) -> float:
+    """Rank correlation among the videos of a prompt, averaged over prompts."""
+    return sum(rank_correlation(scores[list(group)], truth[list(group)]) for group in groups) / len(groups)
+
+
 @torch.no_grad()
-def report(net: Scorer, data: Data, baselines: dict[str, Callable[[Tensor, Tensor, str], float]]) -> list[dict]:
+def report(net: Scorer | Panel, data: Data, baselines: dict[str, Callable[[Tensor, Tensor, str], float]]) -> list[dict]:
     """For each told level: rank correlation of the model's sum, and of each baseline, with the sum of final labels.
 
     On held-out prompts; `within` is the same among the videos of one prompt, averaged over prompts, which is what a
@@ -90,8 +106,7 @@ def report(net: Scorer, data: Data, baselines: dict[str, Callable[[Tensor, Tenso
     """
     told, hidden = levels(data.schedule.num_steps)
     truth, rows = data.label[data.held].sum(1), []
-    place_of = {place: number for number, place in enumerate(data.held)}
-    groups = [[place_of[place] for place in group] for group in data.groups(data.held) if len(group) > 2]
+    groups = places_of(data, data.held)
     for number, level in enumerate(told):
         row: dict[str, Any] = {"level": level, "trained": level not in hidden, "n": len(data.held)}
         found = {"model": scores_at(net, data, data.held, number)}
@@ -101,10 +116,7 @@ def report(net: Scorer, data: Data, baselines: dict[str, Callable[[Tensor, Tenso
             found[name] = torch.tensor([baseline(*given) for given in read])
         row |= {name: rank_correlation(values, truth) for name, values in found.items()}
         if groups:
-            row["within"] = {
-                name: sum(rank_correlation(values[group], truth[group]) for group in groups) / len(groups)
-                for name, values in found.items()
-            }
+            row["within"] = {name: within(values, truth, groups) for name, values in found.items()}
         rows.append(row)
     return rows
 
@@ -144,8 +156,7 @@ class Best:
 def fit(data: Data, net: Scorer, folder: Path, minutes: float) -> Best:
     """Train until nothing better comes, or for so many minutes more; resumes in its folder."""
     best, decay = Best(folder), 0.995
-    matrices = [p for p in net.parameters() if p.ndim == 4]
-    run = Run(folder, net, Optimizer(matrices, [p for p in net.parameters() if p.ndim != 4], 1e-3), Ema(net, decay))
+    run = Run(folder, net, Optimizer([], list(net.parameters()), 1e-3, weight_decay=0.1), Ema(net, decay))
     run.load()
     limit = run.seconds / 60 + minutes
     average = copy.deepcopy(net)
@@ -169,8 +180,8 @@ def fit(data: Data, net: Scorer, folder: Path, minutes: float) -> Best:
 
 def train_reward(
     model: Any, prompts: Sequence[str], label: Label, heads: Sequence[str], minutes: float, out: Path = CACHE
-) -> tuple[Scorer, Data]:
-    """Collect for most of the minutes, train until nothing better comes or they are up; the best average of all runs.
+) -> tuple[Panel, Data]:
+    """Collect for most of the minutes, train until nothing better comes or they are up; the best of each run.
 
     Everything goes on where it stopped: called again with what it has, it makes what is missing.
     """
@@ -181,18 +192,17 @@ def train_reward(
         raise ValueError(
             f"videos of {len(paths)} prompts are too few to train on some and be judged by others; give more minutes"
         )
-    found = []
+    nets = []
     for number in range(RUNS):
         torch.manual_seed(number)
         net = Scorer(model.denoiser.can.latent_shape[0], heads)
-        found.append(fit(data, net, out / "reward" / str(number), minutes * (1 - COLLECTING) / RUNS))
-    best = max(found, key=lambda one: one.score)
-    net = Scorer(model.denoiser.can.latent_shape[0], heads)
-    net.load_state_dict(load_file(best.path))
-    return net.eval().requires_grad_(False), data
+        best = fit(data, net, out / "reward" / str(number), minutes * (1 - COLLECTING) / RUNS)
+        net.load_state_dict(load_file(best.path))
+        nets.append(net)
+    return Panel(nets).eval().requires_grad_(False), data
 
 
-def export(net: Scorer, rows: list[dict], folder: Path) -> None:
+def export(net: Panel, rows: list[dict], folder: Path) -> None:
     """Write `reward/` beside a model's weights: half precision, and how well it ranks."""
     home = folder / FOLDER
     home.mkdir(parents=True, exist_ok=True)

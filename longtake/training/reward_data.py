@@ -64,7 +64,7 @@ def trajectories(model: Any, prompt: str, seeds: Sequence[int]) -> list[Course]:
 
 def examples(model: Any, prompt: str, seeds: Sequence[int], label: Label) -> dict[str, Tensor]:
     """N videos of a prompt: `x` half [N,L,T,C,H,W] at `level` [N,L], `similarity` [N,L] to the finished one, `label`
-    [N,heads], and `x0` half [N,8,T,C,H,W], the estimates at the levels that results are told at, which come first.
+    [N,heads], and `x0` half like `x`, the estimates there. Levels that results are told at come first.
     """
     steps = model.denoiser.schedule.num_steps
     told, hidden = levels(steps)
@@ -76,7 +76,7 @@ def examples(model: Any, prompt: str, seeds: Sequence[int], label: Label) -> dic
         chosen = [*told, *(free[place] for place in order[:KEPT])]
         passed = torch.stack([noisy[steps - 1 - level] for level in chosen])
         x.append(passed.half())
-        x0.append(torch.stack([guessed[steps - 1 - level] for level in told]).half())
+        x0.append(torch.stack([guessed[steps - 1 - level] for level in chosen]).half())
         kept.append(chosen)
         similarity.append((1 + F.cosine_similarity(passed.flatten(1), done.flatten()[None])) / 2)
     labels = torch.tensor([[float(value) for value in row] for row in label([done for *_, done in courses], prompt)])
@@ -112,6 +112,19 @@ def collect(model: Any, prompts: Sequence[str], label: Label, folder: Path, minu
     return made
 
 
+def normal_scores(values: Tensor, known: Tensor) -> Tensor:
+    """Values [N,heads] by their rank among `known` [M,heads], as a normal draw of that rank would be.
+
+    Labels have long tails: a few videos without their subject would be most of what is learnt and of every sum.
+    """
+    found = []
+    for one, among in zip(values.T.contiguous(), known.T.contiguous(), strict=True):
+        order = among.sort().values
+        below = (torch.searchsorted(order, one) + torch.searchsorted(order, one, right=True)) / 2
+        found.append(torch.special.ndtri((below.double() + 0.5) / (len(order) + 1)).float())
+    return torch.stack(found, 1)
+
+
 def split(prompts: Sequence[str]) -> list[bool]:
     """Which examples are held out: one prompt in five, by its words, so that a prompt is never on both sides."""
     return [fold(0, "heldout", prompt) % 5 == 0 for prompt in prompts]
@@ -124,7 +137,7 @@ def watched(prompts: Sequence[str]) -> list[bool]:
 
 
 class Data:
-    """The collected examples in memory, one item a video, their labels standardised over those trained on.
+    """The collected examples in memory, one item a video, their labels as normal scores among those trained on.
 
     trained, watched, held   places of the videos that are fed, that say when to stop, and that results are told of
     """
@@ -148,9 +161,8 @@ class Data:
         known = {*self.held, *self.watched}
         self.trained = [place for place in range(len(self.items)) if place not in known]
         self.raw = torch.stack([item["label"] for item in self.items])
-        chosen = self.raw[self.trained]
-        self.mean, self.std = chosen.mean(0), chosen.std(0).nan_to_num(1.0).clamp_min(1e-3)
-        self.label = (self.raw - self.mean) / self.std
+        self.label = normal_scores(self.raw, self.raw[self.trained])
+        self.group = torch.tensor([list(dict.fromkeys(self.prompts)).index(prompt) for prompt in self.prompts])
 
     def groups(self, places: Sequence[int]) -> list[list[int]]:
         """The places by prompt."""
@@ -162,14 +174,16 @@ class Data:
     def batch(self, places: Sequence[int], which: Sequence[int], buckets: int) -> dict[str, Any]:
         """Examples `places`, each at its kept level number `which`."""
         rows = [(self.items[place], number, place) for place, number in zip(places, which, strict=True)]
-        x = torch.stack([item["x"][number] for item, number, _ in rows]).float()
+        x, x0 = (torch.stack([item[name][number] for item, number, _ in rows]).float() for name in ("x", "x0"))
         noise = [share_of_noise(self.schedule, int(item["level"][number])) for item, number, _ in rows]
         return {
             "x": x,
+            "x0": x0,
             "noise": torch.tensor(noise)[:, None].expand(-1, x.shape[1]),
             "words": [buckets_of(self.prompts[place], buckets) for _, _, place in rows],
             "similarity": torch.stack([item["similarity"][number] for item, number, _ in rows]),
             "label": self.label[list(places)],
+            "group": self.group[list(places)],
         }
 
     def drawn(self, generator: torch.Generator, buckets: int) -> dict[str, Any]:
