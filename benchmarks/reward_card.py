@@ -27,15 +27,18 @@ def card() -> str:
     """The card."""
     told = json.loads((HOME / "config.json").read_text())
     rows = told["rank_correlation"]
+    prompts = rows[0]["n"] // 4
+    error = (1 / 3 / prompts) ** 0.5  # ranks of 4 by chance have a correlation of variance 1 / (4 - 1)
     verdict = (
-        "It ranks better than both, over all prompts and within one, so `latsearch` takes it when no reward is given."
+        "It ranks better than all of them, over all prompts and within one, so `latsearch` takes it when none is given."
         if told["wins"]
-        else "It does not beat both everywhere, so no search takes it unless `--reward latent-reward` asks for it."
+        else "It does not beat all of them in both, so no search takes it unless `--reward latent-reward` asks for it."
     )
     return f"""# pocket's latent reward model
 
-Reads latents of pocket as they are, noisy, and says how good the finished video will be: visual quality, motion
-quality, agreement with the text (LatSearch, Zhao et al. 2026). It lies in `reward/` beside pocket's weights.
+Reads latents of pocket as they are, noisy, beside the sampler's estimates of them, and says how good the finished video
+will be: visual quality, motion quality, agreement with the text (LatSearch, Zhao et al. 2026). It lies in `reward/`
+beside pocket's weights.
 
 **Intended use.** `--reward latent-reward`: searches that judge halfway and decode nothing. **Not for** any other model:
 `longtake train reward` makes one for each.
@@ -51,7 +54,7 @@ Labels are those of the judge's set for rewards on videos that pocket itself mad
 
 ## Training
 
-{curves("*-reward")}
+{curves("*pocket-*reward*")}
 
 `watched` is the rank correlation on prompts that are never fed, over all and within a prompt; the best moments of three
 beginnings ship, and their mean is the score.
@@ -60,7 +63,9 @@ beginnings ship, and their mean is the score.
 
 Rank correlation with the final reward on {rows[0]["n"]} videos of prompts that were neither fed nor watched, at levels
 of {rows[0]["level"] + 1} steps. Within a prompt is among its four videos, which is what a search asks for.
-`latent-cosine` is MIGA's, of the noisy latents; `preview-distance` is how near the estimate is to what it came from.
+`latent-cosine` is MIGA's, of the noisy latents; `preview-distance` is how near the estimate is to what it came from;
+the usual reward is what searches take otherwise, of the estimate's pictures. With {prompts} prompts held out, the
+standard error within a prompt is about {error:.2f}.
 
 {ranking(rows)}
 

@@ -105,6 +105,9 @@ ARMS: dict[str, Arm] = {
     "clips": Arm("chunk"),
     "clips-best-of-4": Arm("chunk", "best-of-n", {"candidates": 4}, "consistency+text"),
     "clips-latsearch": Arm("chunk", "latsearch", {"particles": 8}, "consistency+text"),
+    "clips-latsearch-latent": Arm(
+        "chunk", "latsearch", {"particles": 8}, "latent-reward", {"motion": {"floor": 0.2, "of": "latents"}}
+    ),
     "clips-evolve": Arm("chunk", "evolve", {"population": (2, 2, 1)}, "consistency+text", quick=False),
     "clips-freeinit": Arm("chunk", "freeinit", {"iterations": 4}, quick=False),
     "clips-k-step": Arm("chunk", "k-step", {"candidates": 18, "preview_steps": 4}, "consistency+text"),

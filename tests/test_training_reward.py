@@ -343,3 +343,23 @@ def test_normal_scores_are_ranks_as_a_normal_draw_has_them():
     assert got.tolist() == pytest.approx(normal.icdf(torch.tensor([3.0, 0.5, 4.5, 2.5, 2.0]) / 5).tolist(), abs=1e-6)
     many = torch.randn(1001, 2, generator=torch.Generator().manual_seed(0)).exp() ** 3  # long tails
     assert torch.allclose(examples.normal_scores(many, many).std(0), torch.ones(2), atol=0.02)
+
+
+def test_what_needs_no_training_is_what_it_says():
+    from longtake.apps.rewarding import make_reward, parse_reward
+    from longtake.apps.train_reward import baselines
+    from longtake.models.load import load as loaded
+    from longtake.rewards.latent import latent_cosine
+
+    pocket = loaded("pocket", num_steps=4)
+    found, generator = baselines(pocket), torch.Generator().manual_seed(0)
+    assert list(found) == ["latent-cosine", "preview-distance", "usual: consistency"]
+    x, x0 = (torch.randn(12, 32, 8, 8, generator=generator) for _ in range(2))
+    assert found["latent-cosine"](x, x0, "") == latent_cosine(x[1:], x[:1])
+    assert found["preview-distance"](x, x0, "") == pytest.approx(-float(((x - x0) ** 2).sum()) / x.numel())
+    from longtake.apps.rewarding import Supplies
+
+    supplies = Supplies(pocket.codec, pocket.source, 12, pocket.denoiser.schedule)
+    view = View((), (), (), (), (), tuple(x0), 12, prompt="a dog")
+    want = make_reward(parse_reward("consistency"), supplies, {})([view])
+    assert [found["usual: consistency"](x, x0, "a dog")] == pytest.approx(want)

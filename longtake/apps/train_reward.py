@@ -117,8 +117,16 @@ def _rewards(by: str, model: Any) -> tuple[tuple[str, ...], Label]:
 
 
 def baselines(model: Any) -> dict[str, Callable[[Any, Any, str], float]]:
-    """What needs no training: MIGA's cosine of the noisy latents, and how near the estimate is to what it came from."""
+    """What needs no training: MIGA's cosine of the noisy latents, how near the estimate is to what it came from, and,
+    by its name, the reward of the estimates that a search takes without a latent reward model.
+    """
+    from longtake.apps.rewarding import Supplies, make_reward, parse_reward, usual_reward
+    from longtake.core.rollout import View
     from longtake.rewards.latent import latent_cosine
+
+    supplies = Supplies(model.codec, model.source, model.window, model.denoiser.schedule)
+    name, _ = usual_reward(supplies)
+    look = make_reward(parse_reward(name), supplies, {})
 
     def cosine(x: Any, x0: Any, prompt: str) -> float:
         return latent_cosine(x[1:], x[:1])
@@ -126,4 +134,7 @@ def baselines(model: Any) -> dict[str, Callable[[Any, Any, str], float]]:
     def distance(x: Any, x0: Any, prompt: str) -> float:
         return -float((x - x0).square().mean())
 
-    return {"latent-cosine": cosine, "preview-distance": distance}
+    def usual(x: Any, x0: Any, prompt: str) -> float:
+        return look([View((), (), (), (), (), tuple(x0), len(x0), prompt=prompt)])[0]
+
+    return {"latent-cosine": cosine, "preview-distance": distance, f"usual: {name}": usual}
