@@ -5,6 +5,7 @@ python benchmarks/search_tables.py           # docs/search-evidence.md again, of
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -119,8 +120,9 @@ def previews(rows: list[dict[str, Any]]) -> tuple[str, str]:
 
 def curves_of(curves: dict[str, list[dict[str, float]]], steps: list[str], many: int) -> str:
     """One panel a curve."""
-    panels = [Panel(name, {f"n = {many}": curve}) for name, curve in curves.items()]
-    return draw(panels, 1.0, "against the steps of the preview; 95 % intervals over captions", marks=steps)
+    titles = [name if name == "like the finished clip" else f"ranks {name} alike" for name in curves]
+    panels = [Panel(name, {f"n = {many}": curve}) for name, curve in zip(titles, curves.values(), strict=True)]
+    return draw(panels, 1.0, "against the steps of the preview; 95 % intervals over captions", 2, steps)
 
 
 def spread(rows: list[dict[str, Any]]) -> str:
@@ -138,10 +140,12 @@ PAGE = """# What searches buy, measured
 Made by `python benchmarks/search_tables.py` of the rows in `benchmarks/results/search.jsonl` and `previews.jsonl`,
 which `python benchmarks/search.py` and `search_previews.py` add to. Not written by hand.
 
-{dates}. Rewards look with the judge's set for rewards, metrics with its set for measuring. In brackets: the
-difference to the same captions and seeds without the search, with its 95 % bootstrap interval over captions; where that
-holds 0 it is *not resolved*. Text is the log probability of the caption's words. NFE are network evaluations (a
-guided call counts two). Seconds are of one thread beside other work: compare NFE.
+{dates}
+
+Rewards look with the judge's set for rewards, metrics with its set for measuring. In brackets: the difference to the
+same captions and seeds without the search, with its 95 % bootstrap interval over captions; where that holds 0 it is
+*not resolved*. Text is the log probability of the caption's words. NFE are network evaluations (a guided call counts
+two). Seconds are of one thread beside other work: compare NFE.
 
 {tables}
 """
@@ -161,18 +165,25 @@ the finished clip, over 10 seeds of a caption.
 """
 
 
-def write() -> None:
-    """The page and its figure."""
+def page() -> tuple[str, str | None]:
+    """(the page, its figure if previews were measured), of the rows that are there."""
     rows, looks = (world_rows.read(world_rows.RESULTS / f"{name}.jsonl") for name in ("search", "previews"))
     kept = [*newest(rows), *(newest(looks) if looks else [])]
     told = {key: sorted({str(row.get(key, "")) for row in kept} - {""}) for key in ("date", "commit", "machine")}
-    dates = f"Rows of {', '.join(told['date'])}, commits {', '.join(told['commit'])}, on {', '.join(told['machine'])}"
-    page = PAGE.format(dates=dates, tables=tables(rows))
-    if looks:
-        found, plot = previews(looks)
+    dates = f"Rows of {', '.join(told['date'])}, commits {', '.join(told['commit'])}, on {', '.join(told['machine'])}."
+    text = PAGE.format(dates=textwrap.fill(dates, 120), tables=tables(rows))
+    if not looks:
+        return text, None
+    found, plot = previews(looks)
+    return text + LOOKS.format(table=found, spread=spread(looks)), plot
+
+
+def write() -> None:
+    """Write the page and its figure."""
+    text, plot = page()
+    (DOCS / "search-evidence.md").write_text(text)
+    if plot:
         (DOCS / "figures/previews.svg").write_text(plot)
-        page += LOOKS.format(table=found, spread=spread(looks))
-    (DOCS / "search-evidence.md").write_text(page)
     print(f"wrote {DOCS / 'search-evidence.md'}")
 
 

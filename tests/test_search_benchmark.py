@@ -118,3 +118,9 @@ def test_the_page_of_previews_has_a_row_a_step_and_the_spread_of_seeds():
         "| 1 | 0.500 [0.500, 0.500] | 0.000 [0.000, 0.000] |", "| 4 | 0.900 [0.900, 0.900] | 1.000 [1.000, 1.000] |"
     ]  # fmt: skip
     assert ">4</text>" in plot and search_tables.spread(made).endswith("| text | -2.000 | -1.000 | 0.250 |")
+
+
+def test_the_page_is_what_its_script_makes_of_the_rows():
+    text, plot = search_tables.page()
+    assert (search_tables.DOCS / "search-evidence.md").read_text() == text
+    assert plot and (search_tables.DOCS / "figures/previews.svg").read_text() == plot
