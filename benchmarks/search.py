@@ -37,7 +37,7 @@ from longtake.core.solvers import Solver
 from longtake.core.stream import stream
 from longtake.metrics import judge as judging
 from longtake.metrics import vbench
-from longtake.rewards import features
+from longtake.rewards import features, reward_model
 from longtake.rollouts.chunk import Chunk
 from longtake.rollouts.fifo import Fifo
 from longtake.world.captions import caption
@@ -85,6 +85,7 @@ ARMS: dict[str, Arm] = {
     "fifo-best-of-5": Arm("fifo", "best-of-n", {"candidates": 5, "scope": "video"}, quick=False),
     "beam-1": Arm("fifo", "beam", _beam(width=1)),
     "beam-1-two-steps": Arm("fifo", "beam", _beam(width=1, preview_steps=2)),  # on flow, one step sees no new noise
+    "beam-1-four-steps": Arm("fifo", "beam", _beam(width=1, preview_steps=4), quick=False),
     "beam-2": Arm("fifo", "beam", _beam(width=2)),
     "beam-3": Arm("fifo", "beam", _beam(width=3)),
     "beam-4": Arm("fifo", "beam", _beam(width=4), quick=False),
@@ -112,6 +113,11 @@ ARMS: dict[str, Arm] = {
     "clips-freeinit": Arm("chunk", "freeinit", {"iterations": 4}, quick=False),
     "clips-k-step": Arm("chunk", "k-step", {"candidates": 18, "preview_steps": 4}, "consistency+text"),
 }  # fmt: skip
+
+
+def possible(arm: Arm, model: Any) -> bool:
+    """Whether the model has what the arm judges by: freshly trained weights have no latent reward model yet."""
+    return arm.reward != "latent-reward" or reward_model.exists(model.source)
 
 
 def rollout_of(arm: Arm, model: Any, length: int) -> Any:
@@ -174,6 +180,8 @@ def missing(options: argparse.Namespace, model: Any) -> list[tuple[dict[str, Any
         prompt = caption(scene(number, "heldout"))
         for name in options.arms or ARMS:
             arm = ARMS[name]
+            if not possible(arm, model):
+                continue
             if not options.arms and ((quick and not (arm.quick and arm.main)) or (not arm.main and number >= 12)):
                 continue
             length = 12 + 10 * (chain - 1) if arm.chain else QUEUE

@@ -124,3 +124,14 @@ def test_the_page_is_what_its_script_makes_of_the_rows():
     text, plot = search_tables.page()
     assert (search_tables.DOCS / "search-evidence.md").read_text() == text
     assert plot and (search_tables.DOCS / "figures/previews.svg").read_text() == plot
+
+
+def test_arms_that_need_a_latent_reward_model_wait_for_one(tmp_path):
+    from types import SimpleNamespace
+
+    from longtake.models.load import NAMES
+
+    arm = search.ARMS["clips-latsearch-latent"]
+    shipped, fresh = SimpleNamespace(source=NAMES["pocket"]), SimpleNamespace(source=tmp_path)
+    assert search.possible(arm, shipped) and not search.possible(arm, fresh)
+    assert search.possible(search.ARMS["clips-latsearch"], fresh)

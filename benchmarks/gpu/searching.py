@@ -138,8 +138,9 @@ def work(model: str, device: str, arms: Sequence[str], numbers: Sequence[int], t
     """Group after group, arm after arm, so that what is there at the end is paired."""
     torch.set_num_threads(1)
     loaded = longtake.load(model, num_steps=search.STEPS, device=device, dtype="float32")
+    there = [name for name in arms if search.possible(search.ARMS[name], loaded)]
     for first in range(0, len(numbers), GROUP):
-        for name in arms:
+        for name in there:
             if time.time() > end:
                 print(f"time is up before {name} of captions {numbers[first : first + GROUP]}", flush=True)
                 return
