@@ -133,7 +133,11 @@ def test_sizes_of_what_is_tracked():
     weights = {path: size for path, size in files.items() if "weights" in path.parts}
     assert sum(weights.values()) <= 48
     assert all(size <= 15 for size in files.values())
-    assert sum(size for path, size in weights.items() if "pocket" in path.parts) <= 27
+    home = PACKAGE / "models" / "weights"
+    for name, most in (("pocket", 27), ("pocket-progressive", 15), ("pocket-judge", 3), ("pocket/reward", 2)):
+        kept = [size for path, size in weights.items() if path.is_relative_to(home / name)]
+        apart = [size for path, size in weights.items() if path.is_relative_to(home / "pocket" / "reward")]
+        assert 0 < sum(kept) - (sum(apart) if name == "pocket" else 0) <= most, name
     assert sum(size for path, size in files.items() if path.suffix == ".webp" and "docs" in path.parts) <= 6
     assert files[PACKAGE / "world" / "atlas.webp"] <= 3
 
