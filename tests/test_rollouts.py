@@ -70,7 +70,7 @@ def test_replacement_without_noise_is_chunk():
         assert equal(got, run(Chunk(SHAPE, S16, Solver("unipc"), WINDOW, overlap), 26)[0])
 
 
-@pytest.mark.parametrize(("block", "delay", "overlap"), [(2, 3, 2), (1, 16, 1), (8, 4, 0), (3, 5, 3)])
+@pytest.mark.parametrize(("block", "delay", "overlap"), [(2, 3, 2), (1, 16, 1), (8, 4, 0), (3, 5, 3), (3, 5, 2)])
 def test_rolling_equals_an_independent_loop(block: int, delay: int, overlap: int):
     rollout = Rolling(SHAPE, S16, Solver(), WINDOW, block, delay, overlap)
     got, _ = run(rollout, 22)
