@@ -190,7 +190,7 @@ REWARDS: dict[str, RewardRow] = {
             "latent-reward",
             "a small network's guess of how good the finished video will be",
             "after LatSearch, Zhao et al. 2026",
-            "noisy latents of the newest window",
+            "noisy latents of the newest window, and their estimates",
             _latent_reward,
         ),
         RewardRow(
