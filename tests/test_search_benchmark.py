@@ -135,3 +135,9 @@ def test_arms_that_need_a_latent_reward_model_wait_for_one(tmp_path):
     shipped, fresh = SimpleNamespace(source=NAMES["pocket"]), SimpleNamespace(source=tmp_path)
     assert search.possible(arm, shipped) and not search.possible(arm, fresh)
     assert search.possible(search.ARMS["clips-latsearch"], fresh)
+
+
+def test_the_page_says_how_many_differences_chance_would_resolve():
+    shown = "a (+0.100 [+0.050, +0.150]) | " * 2 + "b (-0.100 not resolved) | " * 58
+    assert "60 differences, of which 2 exclude 0" in search_tables.chance(shown)
+    assert "about 3 would" in search_tables.chance(shown)

@@ -22,6 +22,7 @@ from longtake.testing.laws import check_reward
 from longtake.training import loop
 from longtake.training import reward as training
 from longtake.training import reward_data as examples
+from longtake.training.optim import Optimizer
 
 PROMPTS = ["a dog", "a cat", "a red bus", "green hills", "a boat", "the sea", "night", "noon", "snow", "a tree"]
 
@@ -363,3 +364,20 @@ def test_what_needs_no_training_is_what_it_says():
     view = View((), (), (), (), (), tuple(x0), 12, prompt="a dog")
     want = make_reward(parse_reward("consistency"), supplies, {})([view])
     assert [found["usual: consistency"](x, x0, "a dog")] == pytest.approx(want)
+
+
+def test_a_scorer_is_shown_latents_estimates_and_how_those_change():
+    net, seen = Scorer(2, ("a",), 16, 8), []
+    net.eye.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    x, x0 = torch.randn(1, 3, 2, 4, 4), torch.randn(1, 3, 2, 4, 4)
+    net(x, x0, torch.zeros(1, 3), [torch.tensor([1])])
+    for row, change in enumerate((torch.zeros(2, 4, 4), x0[0, 1] - x0[0, 0], x0[0, 2] - x0[0, 1])):
+        assert torch.equal(seen[0][row], torch.cat([x[0, row], x0[0, row], change]))
+
+
+def test_weights_decay_if_that_is_asked():
+    for asked, left in ((0.0, 1.0), (0.1, 1 - 0.1 * 0.5)):
+        weight = torch.nn.Parameter(torch.ones(3))
+        weight.grad = torch.zeros(3)
+        Optimizer([], [weight], 0.5, weight_decay=asked).step()
+        assert weight.tolist() == pytest.approx([left] * 3)
