@@ -112,6 +112,11 @@ ARMS: dict[str, Arm] = {
     "clips-evolve": Arm("chunk", "evolve", {"population": (2, 2, 1)}, "consistency+text", quick=False),
     "clips-freeinit": Arm("chunk", "freeinit", {"iterations": 4}, quick=False),
     "clips-k-step": Arm("chunk", "k-step", {"candidates": 18, "preview_steps": 4}, "consistency+text"),
+    # what --search-budget 4x picks: fewer candidates and a better look at each (a test holds these to apps/budget)
+    "clips-k-step-4x": Arm(
+        "chunk", "k-step", {"candidates": 9, "preview_steps": 8}, "consistency+text", quick=False
+    ),
+    "beam-4x": Arm("fifo", "beam", {"width": 1, "candidates": 2, "preview_steps": 4}, quick=False),
 }  # fmt: skip
 
 

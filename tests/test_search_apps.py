@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from longtake.apps.rewarding import (
     usual_reward,
 )
 from longtake.apps.searches import SEARCHES, make_search, search
+from longtake.apps.worth import LOOKS
 from longtake.core.check import check
 from longtake.core.forecast import forecast
 from longtake.core.schedule import flow
@@ -29,6 +32,8 @@ from longtake.search.population import Population
 from longtake.training.reward import export
 from tests.cases import equal, oracle, rollouts, run
 from tests.test_rewards import Pixels
+
+ROOT = Path(__file__).parents[1]
 
 
 def value(row: Any, name: str, text: str) -> Any:
@@ -116,7 +121,7 @@ def test_a_budget_is_used_and_kept(name: str):
     factor = 64.0 if name == "reflect" else 4.0
     values, reached = afford(row, inner, {}, factor, 20)
     assert 1 < reached <= factor
-    sizes = list(row.sizes({}, 16))
+    sizes = next(list(sizes) for sizes in row.sizes({}, 16) if values in sizes)
     if values != sizes[-1]:  # the next larger one is too dear
         following = make_search(row, inner, Blank(), sizes[sizes.index(values) + 1], 20)
         assert forecast(following, 20).nfe > factor * forecast(inner, 20).nfe
@@ -128,10 +133,40 @@ def test_a_budget_is_used_and_kept(name: str):
     assert line.startswith(f"search {name}: ") and line.endswith(f"at most {reached:.2f}x the cost without it")
 
 
+@pytest.mark.parametrize("factor", [1.4, 2.0, 4.0, 12.0])
+def test_a_budget_is_shared_between_candidates_and_the_steps_of_their_looks(factor: float):
+    # k-step costs m k + S a clip: of all pairs that fit, the one whose best candidate, drawn at random, is best
+    inner, steps = rollouts()["chunk"], 16
+    values, reached = afford(SEARCHES["k-step"], inner, {}, factor, 12)
+    assert reached == 1 + values["candidates"] * values["preview_steps"] / steps
+    draw = torch.Generator().manual_seed(0)
+    final, error = torch.randn(2, 20_000, 64, generator=draw)
+
+    def simulated(many: int, look: int) -> float:
+        r = LOOKS[look]
+        seen = r * final + (1 - r * r) ** 0.5 * error
+        return float(final.gather(1, seen[:, :many].argmax(1, keepdim=True)).mean())
+
+    pairs = [(min(int((factor - 1) * steps) // look, 64), look) for look in LOOKS if look < steps]
+    best = max(simulated(many, look) for many, look in pairs if many > 1)
+    chosen = simulated(values["candidates"], values["preview_steps"])
+    assert chosen == pytest.approx(best, abs=0.02) and chosen > simulated(min(int((factor - 1) * steps), 64), 1)
+
+
+def test_what_looks_are_worth_is_what_was_measured():
+    rows = [json.loads(line) for line in (ROOT / "benchmarks/results/previews.jsonl").read_text().splitlines()]
+    newest = [row["metrics"]["rank_correlation"] for row in rows if row["weights"] == rows[-1]["weights"]]
+    for look, worth in LOOKS.items():
+        scores = [score[str(look)] for row in newest for score in row.values()]
+        assert worth == pytest.approx(sum(scores) / len(scores), abs=0.0051)
+
+
 def test_a_budget_leaves_what_was_set_and_says_when_it_is_too_little():
     inner = rollouts()["chunk"]
     values, _ = afford(SEARCHES["beam"], inner, {"width": 1}, 2.0, 20)
     assert values["width"] == 1 and values["candidates"] > 2
+    values, _ = afford(SEARCHES["beam"], inner, {"width": 1, "preview_steps": 1}, 2.0, 20)
+    assert values["preview_steps"] == 1 and values["candidates"] > 8
     with pytest.raises(UsageError, match="its smallest costs 2x"):
         afford(SEARCHES["best-of-n"], inner, {}, 1.5, 20)
     assert parse_budget("4x") == parse_budget(" 4.0 ") == 4
@@ -175,7 +210,6 @@ def test_every_reward_is_made_and_scores_pocket_latents(tmp_path):
     from longtake.testing.laws import check_reward
     from tests.test_rewards import view
 
-    store = Supplies(None, NAMES["pocket"], 4)
     x = [torch.randn(32, 8, 8, generator=torch.Generator().manual_seed(n)) for n in range(10)]
     net, schedule = tmp_path / "pocket", flow(8, 3.0)
     net.mkdir()
@@ -183,7 +217,7 @@ def test_every_reward_is_made_and_scores_pocket_latents(tmp_path):
         if path.name != FOLDER:  # written below, and not through a link
             (net / path.name).symlink_to(path)
     with pytest.raises(UsageError, match="no latent reward model"):
-        make_reward([("latent-reward", 1.0)], store, {})
+        make_reward([("latent-reward", 1.0)], Supplies(None, net, 4, schedule), {})
     export(Panel([Scorer(width=16)]), [], net)
     assert usual_reward(Supplies(None, net, 4, schedule), True)[0] != "latent-reward"  # nothing says that it ranks well
     told = {"level": 3, "trained": True, "n": 9, "model": 0.5, "latent-cosine": 0.2}

@@ -69,6 +69,19 @@ def test_every_arm_can_be_built_and_says_what_it_costs(name: str):
         assert 3.5 < times <= 4.1
 
 
+@pytest.mark.parametrize("name", ["clips-k-step-4x", "beam-4x"])
+def test_the_arms_of_a_budget_are_what_the_budget_picks(name: str):
+    from longtake.apps.budget import afford
+    from longtake.apps.searches import SEARCHES
+    from longtake.core.schedule import flow
+    from longtake.core.solvers import Solver
+
+    arm = search.ARMS[name]
+    method = {"fifo": search.Fifo, "chunk": search.Chunk}[arm.method]
+    inner = method((32, 8, 8), flow(search.STEPS), Solver("euler"), 12)
+    assert afford(SEARCHES[arm.search], inner, {}, 4.0, search.QUEUE)[0] == arm.values
+
+
 def test_a_plan_counts_what_a_run_costs():
     """The other side is a run: its evaluations and whom its reward was shown."""
     from longtake.core.forecast import forecast

@@ -160,3 +160,53 @@ def test_the_command_refuses_before_weights_run_and_leaves_nothing(cli: Any, tin
         said = cli(*asked, *more)
         assert said.code == 2 and words in said.err and said.out == "", said.err
         assert said.err.splitlines()[-1].startswith("longtake: ") and not (tmp_path / "no").exists()
+
+
+NOT_HERE: list[tuple[str, list[str], str]] = [
+    ("chunk", ["--search", "freeinit", "--reward", "text"], "judges nothing, so --reward text has no effect"),
+    ("chunk", ["--search", "freeinit", "--set", "motion.floor=.1"], "judges nothing, so --set motion.floor=0.1"),
+    (
+        "fifo",
+        ["--search", "k-step", "--set", "beam.width=2"],
+        "the search is k-step; leave it out, or use --search beam",
+    ),
+    ("fifo", ["--search", "beam", "--reward", "text", "--set", "text.encoder=none"], "no folder of a CLIP model"),
+    ("fifo", ["--search", "beam", "--reward", "motion", "--set", "motion.see=preview"], "use see=decode"),
+    ("chunk", ["--search", "latsearch", "--reward", "latent-reward"], "longtake train reward"),
+    ("fifo", ["--search", "beam", "--reward", "text", "--set", "consistency.lag=3"], "add --reward text+consistency"),
+]
+
+
+@pytest.mark.parametrize(("method", "more", "words"), NOT_HERE, ids=lambda v: " ".join(v) if isinstance(v, list) else v)
+def test_what_judges_is_missed_on_paper(
+    cli: Any, tiny: Path, monkeypatch: Any, method: str, more: list[str], words: str
+):
+    def load(*args: Any) -> Any:
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr("longtake.models.load.load", load)
+    asked = ("generate", PROMPT, "--model", tiny, "--frames", 17, "--seed", 5, "--method", method)
+    for dry in (["--dry-run"], ["--out", "no"]):
+        said = cli(*asked, *more, *dry)
+        assert said.code == 2 and words in said.err and said.out == "", said.err
+    assert "weights were loaded" in cli(*asked, "--out", "no").err  # which is what a run would meet
+
+
+def test_a_dry_run_says_what_will_judge(cli: Any, tiny: Path):
+    asked = ("generate", PROMPT, "--frames", 17, "--seed", 5, "--method", "fifo", "--search", "beam", "--dry-run")
+    assert "reward latent-cosine with motion.floor=0.2 (the default" in cli(*asked, "--model", tiny).err
+    assert "reward consistency with motion.floor=0.01 (the default" in cli(*asked, "--model", "pocket").err
+
+
+def test_a_fine_tune_is_seen_through_the_preview_of_its_base(tmp_path: Path):
+    from longtake.models import preview
+    from longtake.models.load import NAMES
+
+    pocket, tuned = NAMES["pocket"], NAMES["pocket-progressive"]
+    assert preview.home(pocket) == pocket and preview.home(tuned) == pocket and Supplies(None, tuned, 12).has_preview
+    own = tmp_path / "own"  # with an autoencoder of its own, whose latents the base's preview cannot read
+    (own / "vae").mkdir(parents=True)
+    (own / "longtake.json").write_text((tuned / "longtake.json").read_text())
+    assert preview.home(own) is None and not Supplies(None, own, 12).has_preview
+    with pytest.raises(UsageError, match="use see=decode"):
+        Supplies(None, own, 12).kind({"see": "preview"})

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 from longtake.apps.searches import Search, Values, make_search
+from longtake.apps.worth import gain
 from longtake.core.forecast import forecast
 from longtake.errors import UsageError
 from longtake.search.branch import leaf
@@ -28,31 +30,44 @@ def parse_budget(text: str) -> float:
 def afford(row: Search, inner: Any, values: Values, factor: float, latents: int) -> tuple[dict[str, Any], float]:
     """(parameters of the largest search that costs at most `factor` times the run without it, the factor it reaches).
 
-    What was set stays as set; UsageError if not even the smallest search fits. Costs are forecast over `latents`, of
-    long videos over the first 120: what a search costs a latent settles long before.
+    What was set stays as set; where looks may have more steps, they share the budget with the candidates as gains most
+    (apps/worth). UsageError if not even the smallest search fits. Costs are forecast over `latents`, of long videos
+    over the first 120: what a search costs a latent settles long before.
     """
     latents = min(latents, LONGEST)
-    base = forecast(inner, latents).nfe
-    tried = [{**size, **values} for size in row.sizes(values, leaf(inner).schedule.num_steps)]
-    known: dict[int, float] = {}
+    base, least, place = forecast(inner, latents).nfe, math.inf, 0
+    best: tuple[dict[str, Any], float] | None = None
+    for sizes in reversed(row.sizes(values, leaf(inner).schedule.num_steps)):  # the longest look first
+        tried = [{**size, **values} for size in sizes]
+        if best is not None and gain(tried[-1]) <= gain(best[0]):
+            continue  # not even with all candidates that may be asked for
 
-    def costs(place: int) -> float:
-        if place not in known:
-            search = make_search(row, inner, Blank(), tried[place], latents)
-            known[place] = forecast(search, latents).nfe / base
-        return known[place]
+        @cache
+        def costs(place: int, tried: list[dict[str, Any]] = tried) -> float:
+            return forecast(make_search(row, inner, Blank(), tried[place], latents), latents).nfe / base
 
-    if costs(0) > factor:
+        least = min(least, costs(place))
+        if costs(place) <= factor:
+            place = _last(costs, place, len(tried), factor)  # a shorter look never buys less
+            if best is None or gain(tried[place]) > gain(best[0]):
+                best = tried[place], costs(place)
+    if best is None:
         raise UsageError(f"--search-budget {factor:g}x is too little for {row.name}: its smallest costs "
-                         f"{costs(0):.3g}x; give that or more, or --search none")  # fmt: skip
-    reach = 1  # sizes grow: double until one is too dear, then halve
-    while reach < len(tried) and costs(reach) <= factor:
-        reach = 2 * reach + 1
-    low, high = reach // 2 if reach > 1 else 0, min(reach, len(tried))
+                         f"{least:.3g}x; give that or more, or --search none")  # fmt: skip
+    return best
+
+
+def _last(costs: Callable[[int], float], low: int, many: int, factor: float) -> int:
+    # the last of `many` growing costs that is at most `factor`, the one at `low` being so: costs are nearly straight
+    # lines, so it is looked for where the line meets `factor`, and in the middle now and then in case they are not
+    high, step, probes = many, 1, 0
     while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if costs(middle) <= factor else (low, middle)
-    return tried[low], costs(low)
+        probes += 1
+        place = (low + high) // 2 if probes % 4 == 0 else min(low + max(step, 1), high - 1)
+        slope = (costs(place) - costs(low)) / (place - low)
+        low, high = (place, high) if costs(place) <= factor else (low, place)
+        step = int((factor - costs(low)) / slope) if slope > 0 else high - low
+    return low
 
 
 def told(row: Search, values: Values, reached: float) -> str:

@@ -109,7 +109,7 @@ def generate(
     search: Annotated[str | None, typer.Option(help="see: longtake searches  [default: none]")] = None,
     reward: Annotated[str | None, typer.Option(help="see: longtake rewards; a sum such as text+0.5*motion")] = None,
     search_budget: Annotated[
-        str | None, typer.Option(metavar="4x", help="the largest search that costs at most so many times no search")
+        str | None, typer.Option(metavar="4x", help="size of the search: it costs at most so many times no search")
     ] = None,
     from_: Annotated[
         Path | None, typer.Option("--from", metavar="FILE.mp4", help="the settings that a video was made by")

@@ -83,11 +83,17 @@ def searched(settings: Settings, inner: Any, reward: Any, latents: int | None) -
 def reward_of(settings: Settings, model: Any) -> tuple[Any, str, list[str]]:
     """(the reward of a search, its text, lines to say). Without one given: the best that needs only what is at hand."""
     supplies = Supplies(model.codec, model.source, model.window, model.denoiser.schedule)
+    text, values, notes = judged_by(settings, supplies)
+    if text == "":
+        return Blank(), "none", notes
+    return make_reward(parse_reward(text), supplies, values), text, notes
+
+
+def judged_by(settings: Settings, supplies: Supplies) -> tuple[str, dict[str, dict[str, Any]], list[str]]:
+    """(the reward of a search, "" if it needs none, its parameters, lines to say); reads no weights."""
     row, text, values, notes = search(settings.search), settings.reward, settings.reward_parameters, []
     if text is None:
         text = row.reward
-    if text == "":
-        return Blank(), "none", notes
     if text is None:
         text, usual = usual_reward(supplies, row.unfinished)
         motion = {**usual["motion"], **values.get("motion", {})}
@@ -95,4 +101,4 @@ def reward_of(settings: Settings, model: Any) -> tuple[Any, str, list[str]]:
             motion["floor"] = FLOORS[motion["of"]]
         values = {**values, "motion": motion if motion["floor"] else {}}
         notes = [f"reward {text} with motion.floor={motion['floor']:g} (the default; see: longtake rewards)"]
-    return make_reward(parse_reward(text), supplies, values), text, notes
+    return text, values, notes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 from longtake.core.model import Capabilities
 
@@ -16,6 +17,7 @@ class Facts:
     window    latent frames of one call
     factor    pixels of a latent's side; `compression` pixel frames of a latent after the first
     guided    whether a window costs two network evaluations (or `passes`), times `experts` at most
+    folder    where its files are, None for a live pipeline
     method    the model's own default; `chunk_overlap` and `begins`, `labels` as in `models/seam.ModelFacts`
     """
 
@@ -46,6 +48,7 @@ class Facts:
     latents_at_once: int = 1
     frames_behind: int = 0
     labels: int = 0
+    folder: Path | None = None
 
     @property
     def cost(self) -> int:

@@ -47,6 +47,7 @@ def look_up(request: Request) -> Facts:
         name=source.name,
         source=str(source.folder.absolute()) if here and source.folder is not None else named,
         vocabulary=source.settings.get("vocabulary"),
+        folder=source.folder,
         **asdict(found),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from longtake.apps.at_hand import judgeable
 from longtake.apps.beginning import how_frames_begin
 from longtake.apps.budget import Blank, afford, parse_budget, told
 from longtake.apps.building import Materials
@@ -47,10 +48,11 @@ def plan(request: Request) -> tuple[Settings, Facts, list[str]]:
         )
     unread(settings)
     unheard(settings, facts)
+    judging = judgeable(settings, facts)
     settings, more = afforded(request, settings, facts)
     rollout = dry_rollout(settings, facts.can)  # parameters that do not fit show now
     more += how_frames_begin(settings, facts, rollout)
-    return settings, facts, [*notes, *more, *_turning(settings, facts, rollout)]
+    return settings, facts, [*notes, *judging, *more, *_turning(settings, facts, rollout)]
 
 
 def unread(settings: Settings) -> None:

@@ -19,7 +19,7 @@ from longtake.rewards.eyes import Decoded, Eyes, Previews
 from longtake.rewards.latent import LatentCosine
 from longtake.rewards.motion import Motion
 from longtake.rewards.sums import Floored, Weighted
-from longtake.rewards.text import Clip, Text, Words
+from longtake.rewards.text import Clip, Text, Words, clip_folder
 
 Values = Mapping[str, Any]
 """Parameters of one reward that were set, by their short names."""
@@ -83,13 +83,17 @@ class Supplies:
 
         return self.folder is not None and preview.exists(self.folder)
 
+    def kind(self, values: Values) -> str:
+        """What `see` asks for; without it the preview decoder if the model has one. UsageError if it has none."""
+        if values.get("see") == "preview" and not self.has_preview:
+            raise UsageError("this model has no preview decoder; use see=decode")
+        return str(values.get("see") or ("preview" if self.has_preview else "decode"))
+
     def see(self, values: Values, every: bool = False) -> Eyes:
         """The eyes that `see` asks for; without it the preview decoder if the model has one. `every`: all frames."""
         from longtake.models import preview
 
-        kind = values.get("see") or ("preview" if self.has_preview else "decode")
-        if kind == "preview" and (self.folder is None or not self.has_preview):
-            raise UsageError("this model has no preview decoder; use see=decode")
+        kind = self.kind(values)
         name = f"{kind} {every}"
         if name not in self.eyes:
             preview_of = self.folder if kind == "preview" else None
@@ -126,7 +130,7 @@ def _text(supplies: Supplies, values: Values) -> Reward:
 
     name = values.get("encoder", "pocket-judge")
     if name != "pocket-judge":
-        return Text(supplies.see(values), Clip(Path(name).expanduser()), supplies.window)
+        return Text(supplies.see(values), Clip(clip_folder(name)), supplies.window)
     folder = judge.WEIGHTS / "reward"
     if not folder.is_dir():
         raise UsageError(
@@ -137,10 +141,16 @@ def _text(supplies: Supplies, values: Values) -> Reward:
 
 
 def _latent_reward(supplies: Supplies, values: Values) -> Reward:
-    folder = supplies.folder
-    if folder is None or supplies.schedule is None or not reward_model.exists(folder):
-        raise UsageError("this model has no latent reward model; make one with: longtake train reward --minutes 120")
+    folder = home_of_reward(supplies)
+    assert supplies.schedule is not None
     return reward_model.LatentReward(reward_model.load(folder), supplies.schedule, supplies.window)
+
+
+def home_of_reward(supplies: Supplies) -> Path:
+    """The model folder with a latent reward model. UsageError if there is none."""
+    if supplies.folder is None or not reward_model.exists(supplies.folder):
+        raise UsageError("this model has no latent reward model; make one with: longtake train reward --minutes 120")
+    return supplies.folder
 
 
 def _motion(supplies: Supplies, values: Values) -> Motion:

@@ -9,6 +9,7 @@ from typing import Any
 
 from longtake.apps.parameters import Parameter, choose
 from longtake.apps.terms import Numbers, Sum
+from longtake.apps.worth import looks
 from longtake.core.check import searchable
 from longtake.core.rollout import Reward
 from longtake.errors import UsageError
@@ -27,6 +28,8 @@ Values = Mapping[str, Any]
 """Parameters of one search that were set, by their short names."""
 Make = Callable[[Any, Reward, Values, int | None], Any]
 """(method, reward, parameters, latents of the video or None if endless) -> the search."""
+Sizes = Sequence[Sequence[dict[str, Any]]]
+"""Rows of parameters, each of growing cost."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,8 @@ class Search:
     """A row of the table.
 
     make    builds the search
-    sizes   (parameters, steps) -> parameters of growing cost, from which a budget picks the last it can pay
+    sizes   (parameters, steps) -> rows of parameters of growing cost, of which a budget picks the last it can pay; of
+            several rows, whose looks differ, what gains most (apps/worth)
     queues  whether it works on methods whose rows differ in level
     reward  the reward that it takes if none is given; None: the best at hand; "": it needs none
     unfinished  whether it judges clips that are halfway
@@ -44,7 +48,7 @@ class Search:
     help: str
     paper: str
     make: Make
-    sizes: Callable[[Values, int], Sequence[dict[str, Any]]]
+    sizes: Callable[[Values, int], Sizes]
     parameters: tuple[Parameter, ...] = ()
     aliases: tuple[str, ...] = ()
     queues: bool = True
@@ -117,36 +121,32 @@ def _reflect(inner: Any, reward: Reward, values: Values, length: int | None) -> 
     return made
 
 
-def _counts(name: str, most: int = 64) -> Callable[[Values, int], Sequence[dict[str, Any]]]:
-    return lambda values, steps: [{name: number} for number in range(2, most + 1)]
+def _counts(name: str, most: int = 64) -> Callable[[Values, int], Sizes]:
+    return lambda values, steps: [[{name: number} for number in range(2, most + 1)]]
 
 
-def _beams(values: Values, steps: int) -> Sequence[dict[str, Any]]:
+def _looked(row: Sequence[dict[str, Any]], values: Values, steps: int) -> Sizes:
+    # the row once for every number of steps that a look may have
+    many = [values["preview_steps"]] if "preview_steps" in values else looks(steps)
+    return [[{**size, "preview_steps": look} for size in row] for look in many]
+
+
+def _k_steps(values: Values, steps: int) -> Sizes:
+    return _looked([{"candidates": number} for number in range(2, 65)], values, steps)
+
+
+def _beams(values: Values, steps: int) -> Sizes:
     if "width" in values or "candidates" in values:
-        return _counts("candidates" if "width" in values else "width")(values, steps)
-    # more than one branch may hold latents back, which short videos pay for: there candidates of one grow first
-    pairs = [
-        (1, 2),
-        (1, 3),
-        (1, 4),
-        (1, 5),
-        (2, 2),
-        (2, 3),
-        (2, 4),
-        (2, 5),
-        (3, 4),
-        (3, 5),
-        (4, 5),
-        (4, 6),
-        (5, 6),
-        (6, 8),
-        (8, 10),
-    ]
-    return [{"width": width, "candidates": many} for width, many in pairs]
+        name = "candidates" if "width" in values else "width"
+        return _looked([{name: number} for number in range(2, 65)], values, steps)
+    # more than one branch may hold latents back, which short videos pay for: candidates of one grow first
+    many = [(2, 5), (2, 6), (2, 8), (3, 6), (3, 8), (4, 8), (5, 8), (6, 8), (6, 10), (8, 10), (8, 12), (10, 12)]
+    pairs = [(1, number) for number in range(2, 9)] + many
+    return _looked([{"width": width, "candidates": many} for width, many in pairs], values, steps)
 
 
-def _populations(values: Values, steps: int) -> Sequence[dict[str, Any]]:
-    return [{"population": (many, -(-many // 2), -(-many // 2))} for many in range(2, 65)]
+def _populations(values: Values, steps: int) -> Sizes:
+    return [[{"population": (many, -(-many // 2), -(-many // 2))} for many in range(2, 65)]]
 
 
 SEARCHES: dict[str, Search] = {
@@ -172,7 +172,7 @@ SEARCHES: dict[str, Search] = {
             "judge candidates by videos of few steps, make the best with all",
             "Chunk-wise generation with k-step search, 2024",
             lambda inner, reward, values, length: k_step(inner, reward, **values),
-            _counts("candidates"),
+            _k_steps,
             (
                 Count("candidates", int, "noises that are tried (m)", 1),
                 Parameter("preview_steps", int, "steps of a look (k)", 1),

@@ -76,7 +76,7 @@ def start(request: Request) -> Session:
     make_guide(settings)  # before the model is there: the two need not fit into memory together
     live = None if isinstance(request.model, (str, Path)) else request.model
     session = build(settings, live, fresh=True)
-    return replace(session, notes=[*notes, *session.notes])
+    return replace(session, notes=[*notes, *(line for line in session.notes if line not in notes)])
 
 
 def build(settings: Settings, live: Any = None, fresh: bool = False) -> Session:

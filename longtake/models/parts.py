@@ -61,7 +61,7 @@ def source_of(model: Any, weights: bool = True) -> Source:
     folder = folders.resolve(model, known(), weights)
     here = Path(model).expanduser().is_dir() or str(model) in NAMES
     settings = folders.settings(folder)
-    base = _base(folder, settings)
+    base = base_of(folder, settings)
     name = folder.resolve().name if Path(model).expanduser().is_dir() else str(model)
     source = Source(name, folder, None, folders.index_of(folder), settings, base, weights or here)
     _check_keys(source)
@@ -76,8 +76,8 @@ def _live(pipe: Any) -> Source:
     return source
 
 
-def _base(folder: Path, settings: Mapping[str, Any]) -> Path | None:
-    # a fine-tune that holds its own transformer only names the model that has the rest
+def base_of(folder: Path, settings: Mapping[str, Any]) -> Path | None:
+    """The model folder that has what a fine-tune, which holds its transformer only, does not; None for other models."""
     given = settings.get("base")
     if given is None:
         return None

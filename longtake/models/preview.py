@@ -39,13 +39,25 @@ class Preview(nn.Sequential):
         return frames.permute(0, 2, 3, 1).contiguous().cpu()
 
 
+def home(folder: Path) -> Path | None:
+    """Where the preview decoder of a model folder is: with it, or with the model whose autoencoder it shares."""
+    from longtake.models import folder as folders
+    from longtake.models import parts
+
+    if (folder / FILE).is_file():
+        return folder
+    base = None if (folder / "vae").is_dir() else parts.base_of(folder, folders.settings(folder))
+    return base if base is not None and (base / FILE).is_file() else None
+
+
 def exists(folder: Path) -> bool:
-    """Whether a model folder has a preview decoder."""
-    return (folder / FILE).is_file()
+    """Whether a model folder has a preview decoder, its own or that of its base."""
+    return home(folder) is not None
 
 
 def load(folder: Path) -> Preview:
-    """The preview decoder of a model folder."""
+    """The preview decoder of a model folder. FileNotFoundError if it has none."""
+    folder = home(folder) or folder
     net = Preview(**json.loads((folder / "longtake.json").read_text())["preview"])
     net.load_state_dict({name: value.float() for name, value in load_file(folder / FILE).items()})
     return net.eval().requires_grad_(False)

@@ -98,16 +98,22 @@ class Words:
         return {key: value.log_softmax(1) for key, value in logits.items()}
 
 
+def clip_folder(name: str) -> Path:
+    """The folder of a CLIP model. UsageError if it does not look like one."""
+    folder = Path(name).expanduser()
+    if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
+        raise UsageError(
+            f"text.encoder={folder} is no folder of a CLIP model in safetensors; give one, or pocket-judge"
+        )
+    return folder
+
+
 class Clip:
     """CLIP's cosine of picture and prompt, from a folder with `config.json`, safetensors and a tokenizer."""
 
     def __init__(self, folder: Path) -> None:
         from transformers import AutoTokenizer, CLIPModel
 
-        if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
-            raise UsageError(
-                f"text.encoder={folder} is no folder of a CLIP model in safetensors; give one, or pocket-judge"
-            )
         self.name = f"clip:{folder.name}"
         self.model: Any = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
