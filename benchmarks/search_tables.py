@@ -28,7 +28,7 @@ PARTS = {
 }
 """Tables by the first word of their arms' names."""
 DOCS = Path(__file__).parent.parent / "docs"
-FEWEST = 4
+FEWEST = 8
 """Captions below which no difference is printed: intervals of fewer are nonsense."""
 NEWEST = ("weights", "judge")
 
@@ -138,17 +138,22 @@ def spread(rows: list[dict[str, Any]]) -> str:
 
 PAGE = """# What searches buy, measured
 
-Made by `python benchmarks/search_tables.py` of the rows in `benchmarks/results/search.jsonl` and `previews.jsonl`,
-which `python benchmarks/search.py` and `search_previews.py` add to. Not written by hand.
+Made by `python benchmarks/search_tables.py` of the rows in `benchmarks/results/search.jsonl`, `equal.jsonl` and
+`previews.jsonl`, which `python benchmarks/search.py`, `search_equal.py` and `search_previews.py` add to. Not written by
+hand.
 
 {dates}
 
 Rewards look with the judge's set for rewards, metrics with its set for measuring. In brackets: the difference to the
 same captions and seeds without the search, with its 95 % bootstrap interval over captions; where that holds 0 it is
-*not resolved*. Text is the log probability of the caption's words. NFE are network evaluations (a guided call counts
-two). Seconds are of one thread beside other work: compare NFE.
+*not resolved*, and of fewer than 8 captions none is printed. Text is the log probability of the caption's words. NFE
+are network evaluations (a guided call counts two). Seconds are of one thread beside other work: compare NFE.
 
-{chance} Arms differ in their number of captions: the cheap ones went on after results had been seen.
+{chance}
+
+n is to be 24, and 12 for the beam's reward and candidates and for one, ten and all steps; where it is less, not all
+rows have been made yet. Results of 8 and 16 captions were looked at on the way, and nothing was stopped or left out for
+them.
 
 {tables}
 """
@@ -170,7 +175,8 @@ the finished clip, over 10 seeds of a caption.
 
 def chance(shown: str) -> str:
     """How many differences tables print and resolve, and how many would seem resolved if no search did anything."""
-    many, open_ones = len(re.findall(r"\([+-]", shown)), shown.count("not resolved)")
+    many = len(re.findall(r"[+-]\d+\.\d{3} (?:\[|not resolved)", shown))
+    open_ones = shown.count(" not resolved")
     return textwrap.fill(
         f"These tables print {many} differences, of which {many - open_ones} exclude 0. If no search changed anything, "
         f"about {0.05 * many:.0f} would, or a little more, since bootstrap intervals of few captions are too narrow. "
@@ -181,11 +187,15 @@ def chance(shown: str) -> str:
 
 def page() -> tuple[str, str | None]:
     """(the page, its figure if previews were measured), of the rows that are there."""
-    rows, looks = (world_rows.read(world_rows.RESULTS / f"{name}.jsonl") for name in ("search", "previews"))
-    kept = [*newest(rows), *(newest(looks) if looks else [])]
+    from search_equal_table import part  # which reads from here
+
+    rows, looks, equal = (
+        world_rows.read(world_rows.RESULTS / f"{name}.jsonl") for name in ("search", "previews", "equal")
+    )
+    kept = [*newest(rows), *(newest(looks) if looks else []), *(newest(equal) if equal else [])]
     told = {key: sorted({str(row.get(key, "")) for row in kept} - {""}) for key in ("date", "commit", "machine")}
     dates = f"Rows of {', '.join(told['date'])}, commits {', '.join(told['commit'])}, on {', '.join(told['machine'])}."
-    shown = tables(rows)
+    shown = tables(rows) + "\n" + part(equal)
     text = PAGE.format(dates=textwrap.fill(dates, 120), tables=shown, chance=chance(shown))
     if not looks:
         return text, None

@@ -113,12 +113,12 @@ def test_a_plan_counts_what_a_run_costs():
 
 
 def test_a_table_of_an_ablation_has_its_base_in_it_and_lengths_stand_apart():
-    made = rows(0.5, [0.0] * 4)
+    made = rows(0.5, [0.0] * search_tables.FEWEST)
     short = [{**row, "arm": "beam-2" if row["arm"] == "clips" else "reward-local"} for row in made]
     longer = [{**row, "metrics": {"205": row["metrics"]["101"]}} for row in made]
     told = search_tables.tables([*short, *made, *longer])
     ablation = told.split("What the beam's reward is made of, 101 frames")[1].split("##")[0]
-    assert "| beam-2 |" in ablation and "| reward-local |" in ablation and "(+0.537" in ablation
+    assert "| beam-2 |" in ablation and "| reward-local |" in ablation and "(+0.544" in ablation
     assert told.count("Clips at about four times the cost, 101") == told.count("four times the cost, 205") == 1
 
 

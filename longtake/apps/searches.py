@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from longtake.apps.parameters import Parameter, choose
+from longtake.apps.sizes import Sizes, Values, beams, counts, k_steps, populations
 from longtake.apps.terms import Numbers, Sum
-from longtake.apps.worth import looks
 from longtake.core.check import searchable
 from longtake.core.rollout import Reward
 from longtake.errors import UsageError
@@ -24,12 +24,8 @@ from longtake.search.local import local
 from longtake.search.proposals import NAMES, Mixture
 from longtake.search.reflect import fitted
 
-Values = Mapping[str, Any]
-"""Parameters of one search that were set, by their short names."""
 Make = Callable[[Any, Reward, Values, int | None], Any]
 """(method, reward, parameters, latents of the video or None if endless) -> the search."""
-Sizes = Sequence[Sequence[dict[str, Any]]]
-"""Rows of parameters, each of growing cost."""
 
 
 @dataclass(frozen=True)
@@ -121,34 +117,6 @@ def _reflect(inner: Any, reward: Reward, values: Values, length: int | None) -> 
     return made
 
 
-def _counts(name: str, most: int = 64) -> Callable[[Values, int], Sizes]:
-    return lambda values, steps: [[{name: number} for number in range(2, most + 1)]]
-
-
-def _looked(row: Sequence[dict[str, Any]], values: Values, steps: int) -> Sizes:
-    # the row once for every number of steps that a look may have
-    many = [values["preview_steps"]] if "preview_steps" in values else looks(steps)
-    return [[{**size, "preview_steps": look} for size in row] for look in many]
-
-
-def _k_steps(values: Values, steps: int) -> Sizes:
-    return _looked([{"candidates": number} for number in range(2, 65)], values, steps)
-
-
-def _beams(values: Values, steps: int) -> Sizes:
-    if "width" in values or "candidates" in values:
-        name = "candidates" if "width" in values else "width"
-        return _looked([{name: number} for number in range(2, 65)], values, steps)
-    # more than one branch may hold latents back, which short videos pay for: candidates of one grow first
-    many = [(2, 5), (2, 6), (2, 8), (3, 6), (3, 8), (4, 8), (5, 8), (6, 8), (6, 10), (8, 10), (8, 12), (10, 12)]
-    pairs = [(1, number) for number in range(2, 9)] + many
-    return _looked([{"width": width, "candidates": many} for width, many in pairs], values, steps)
-
-
-def _populations(values: Values, steps: int) -> Sizes:
-    return [[{"population": (many, -(-many // 2), -(-many // 2))} for many in range(2, 65)]]
-
-
 SEARCHES: dict[str, Search] = {
     row.name: row
     for row in (
@@ -157,7 +125,7 @@ SEARCHES: dict[str, Search] = {
             "make every candidate in full and keep the best",
             "",
             _best_of,
-            _counts("candidates"),
+            counts("candidates"),
             (
                 Count("candidates", int, "how many, 1: no search", 1),
                 Parameter(
@@ -172,7 +140,7 @@ SEARCHES: dict[str, Search] = {
             "judge candidates by videos of few steps, make the best with all",
             "Chunk-wise generation with k-step search, 2024",
             lambda inner, reward, values, length: k_step(inner, reward, **values),
-            _k_steps,
+            k_steps,
             (
                 Count("candidates", int, "noises that are tried (m)", 1),
                 Parameter("preview_steps", int, "steps of a look (k)", 1),
@@ -183,7 +151,7 @@ SEARCHES: dict[str, Search] = {
             "several branches live on, ranked by what their newest noise will become",
             "ScalingNoise, Yang et al. 2025",
             _beam,
-            _beams,
+            beams,
             (
                 Count("width", int, "branches that live on", 1),
                 Count("candidates", int, "noises that each tries", 1),
@@ -199,7 +167,7 @@ SEARCHES: dict[str, Search] = {
             "particles of a clip, thinned out while they are denoised",
             "LatSearch, Zhao et al. 2026",
             _latsearch,
-            _counts("particles"),
+            counts("particles"),
             (
                 Count("particles", int, "how many begin", 1),
                 Numbers("levels", int, "noise levels left at which they are scored", 1),
@@ -219,7 +187,7 @@ SEARCHES: dict[str, Search] = {
             "generations of clips that begin ever later, from changed copies of good ones",
             "EvoSearch, He et al. 2025",
             lambda inner, reward, values, length: evolve(inner, reward, **values),
-            _populations,
+            populations,
             (
                 Counts("population", int, "members of each generation", 1),
                 Numbers("levels", int, "noise level at which each begins, the first the steps", 1),
@@ -234,7 +202,7 @@ SEARCHES: dict[str, Search] = {
             "search near one noise",
             "Ma et al. 2025",
             lambda inner, reward, values, length: local(inner, reward, **values),
-            _counts("candidates"),
+            counts("candidates"),
             (
                 Parameter(
                     "mode", ("random", "zero-order", "paths"), "independent, around the best so far, along the way"
@@ -249,7 +217,7 @@ SEARCHES: dict[str, Search] = {
             "look at the young end of the queue and grow it again where it breaks",
             "MIGA Alg. 6, Feng et al. 2026",
             _reflect,
-            _counts("tries", 16),
+            counts("tries", 16),
             (
                 Parameter("threshold", float, "fall of the score from one tick to the next that is an anomaly"),
                 Count("tries", int, "regrowths of which the best is taken", 1),
@@ -266,7 +234,7 @@ SEARCHES: dict[str, Search] = {
             "make each clip again from noise that keeps its slow part",
             "Wu et al. 2024",
             lambda inner, reward, values, length: FreeInit(inner, **values),
-            _counts("iterations", 16),
+            counts("iterations", 16),
             (
                 Count("iterations", int, "rounds, 1: once as without it", 1),
                 Parameter("cutoff", float, "how much counts as slow, a share of the highest frequency", 0),

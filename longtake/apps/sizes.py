@@ -1,0 +1,53 @@
+"""Sizes of a search, of growing cost, from which a budget picks the last that it can pay (apps/budget)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from longtake.apps.worth import looks
+
+Values = Mapping[str, Any]
+"""Parameters of one search that were set, by their short names."""
+Sizes = Sequence[Sequence[dict[str, Any]]]
+"""Rows of parameters, each of growing cost."""
+
+
+def counts(name: str, most: int = 64) -> Callable[[Values, int], Sizes]:
+    """One row: this many of `name`, from 2 up."""
+    return lambda values, steps: [[{name: number} for number in range(2, most + 1)]]
+
+
+def _looked(row: Sequence[dict[str, Any]], values: Values, steps: int) -> Sizes:
+    # the row once for every number of steps that a look may have
+    many = [values["preview_steps"]] if "preview_steps" in values else looks(steps)
+    return [[{**size, "preview_steps": look} for size in row] for look in many]
+
+
+def k_steps(values: Values, steps: int) -> Sizes:
+    """Candidates, in a row for every number of steps that a look may have."""
+    return _looked([{"candidates": number} for number in range(2, 65)], values, steps)
+
+
+def beams(values: Values, steps: int) -> Sizes:
+    """Branches and candidates, in a row for every number of steps that a look may have."""
+    if "width" in values or "candidates" in values:
+        name = "candidates" if "width" in values else "width"
+        return _looked([{name: number} for number in range(2, 65)], values, steps)
+    # more than one branch may hold latents back, which short videos pay for: candidates of one grow first
+    many = [(2, 5), (2, 6), (2, 8), (3, 6), (3, 8), (4, 8), (5, 8), (6, 8), (6, 10), (8, 10), (8, 12), (10, 12)]
+    pairs = [(1, number) for number in range(2, 9)] + many
+    return _looked([{"width": width, "candidates": many} for width, many in pairs], values, steps)
+
+
+def populations(values: Values, steps: int) -> Sizes:
+    """Generations, the later ones half as large as the first, some of them one larger."""
+    levels = values.get("levels") or (4, 3, 2)  # as those of the default
+    later = range(len(levels) - 1)
+    found = [
+        (many, *(many // 2 + (place < larger) for place in later))
+        for many in range(2, 65)
+        for larger in range(len(levels))
+    ]
+    found.sort(key=lambda sizes: sum(size * level for size, level in zip(sizes, levels, strict=True)))
+    return [[{"population": sizes} for sizes in found]]
