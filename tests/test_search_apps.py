@@ -20,7 +20,7 @@ from longtake.apps.rewarding import (
     usual_reward,
 )
 from longtake.apps.searches import SEARCHES, make_search, search
-from longtake.apps.worth import LOOKS
+from longtake.apps.worth import LOOKS, gain
 from longtake.core.check import check
 from longtake.core.forecast import forecast
 from longtake.core.schedule import flow
@@ -151,6 +151,14 @@ def test_a_budget_is_shared_between_candidates_and_the_steps_of_their_looks(fact
     best = max(simulated(many, look) for many, look in pairs if many > 1)
     chosen = simulated(values["candidates"], values["preview_steps"])
     assert chosen == pytest.approx(best, abs=0.02) and chosen > simulated(min(int((factor - 1) * steps), 64), 1)
+
+
+def test_the_best_of_many_lies_where_chance_puts_it():
+    drawn = torch.randn(200_000, 16, generator=torch.Generator().manual_seed(0))
+    for many in (1, 2, 3, 5, 9, 16):
+        want = float(drawn[:, :many].amax(1).mean())
+        assert gain({"candidates": many}) == pytest.approx(want, abs=0.02)
+        assert gain({"width": many, "candidates": 1, "preview_steps": 4}) == pytest.approx(LOOKS[4] * want, abs=0.02)
 
 
 def test_what_looks_are_worth_is_what_was_measured():

@@ -196,6 +196,8 @@ def test_a_dry_run_says_what_will_judge(cli: Any, tiny: Path):
     asked = ("generate", PROMPT, "--frames", 17, "--seed", 5, "--method", "fifo", "--search", "beam", "--dry-run")
     assert "reward latent-cosine with motion.floor=0.2 (the default" in cli(*asked, "--model", tiny).err
     assert "reward consistency with motion.floor=0.01 (the default" in cli(*asked, "--model", "pocket").err
+    said = cli(*asked[:-1], "--model", tiny, "--out", "made")  # a run says it once
+    assert said.code == 0 and said.err.count("reward latent-cosine with motion.floor=0.2") == 1
 
 
 def test_a_fine_tune_is_seen_through_the_preview_of_its_base(tmp_path: Path):
