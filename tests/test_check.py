@@ -6,10 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
-from longtake.core.check import check
+from longtake.core.check import BLIND, check
 from longtake.core.model import Capabilities
-from longtake.core.schedule import flow
+from longtake.core.schedule import flow, vp
 from longtake.core.solvers import Solver
 from longtake.models.analytic import GaussianVideo
 from longtake.search.lookahead import Lookahead
@@ -37,7 +38,7 @@ class OneLevel(GaussianVideo):
 @pytest.mark.parametrize("name", [*rollouts(), *searches()])
 def test_what_works_passes(name: str):
     rollout = {**rollouts(), **searches()}[name]
-    assert check(rollout, oracle(rollout)) == []
+    assert set(check(rollout, oracle(rollout))) <= {BLIND}
 
 
 ONE_LEVEL = {"plain", "chunk disjoint", "replace", "miga stage 2", "windows", "freenoise"}
@@ -112,7 +113,32 @@ def test_the_refusal_is_right():
 
 def test_a_noisy_solver_under_a_search_of_the_tail_is_warned_of():
     rollout = rollouts(Solver("ddim", 1.0))["fifo"]
-    (warning,) = check(Population(rollout, Smooth(), num=2, when="tick"), oracle(rollout))
+    (warning,) = check(Population(rollout, Smooth(), num=2, when="tick", preview=2), oracle(rollout))
     assert "eta at most 0.5" in warning
     calm = rollouts(Solver("ddim", 0.5))["fifo"]
-    assert check(Population(calm, Smooth(), num=2, when="tick"), oracle(calm)) == []
+    assert check(Population(calm, Smooth(), num=2, when="tick", preview=2), oracle(calm)) == []
+
+
+def test_a_look_of_one_step_is_warned_of_where_the_last_level_keeps_no_signal():
+    """The other side: there the oracle's estimate of a row that is alone is the same whatever its noise."""
+    queue = rollouts()["fifo"]
+    assert not queue.schedule.alphas[-1]
+    assert check(Population(queue, Smooth(), num=2, when="tick"), oracle(queue)) == [BLIND]
+    for calm in (
+        queue,
+        Population(queue, Smooth(), num=1, when="tick"),  # it looks at nothing
+        Population(queue, Smooth(), num=2, when="tick", preview=3),
+        Population(queue, Smooth(), num=2, when="emission"),
+        Lookahead(queue, Smooth(), num=2),
+    ):
+        assert check(calm, oracle(queue)) == []
+    flows, kept = oracle(queue), replace(queue, schedule=vp(16), solver=Solver("ddim"))
+    assert kept.schedule.alphas[-1] > 0
+    assert check(Population(kept, Smooth(), num=2, when="tick"), oracle(kept)) == []
+
+    def spread(rollout: Any, model: Any) -> float:
+        x = torch.randn(8, 1, *rollout.shape, generator=torch.Generator().manual_seed(0))
+        last = torch.full((8, 1), rollout.schedule.num_steps)
+        return float(model(x, last, ["a"] * 8).std(0).max())
+
+    assert spread(queue, flows) == 0 < spread(kept, oracle(kept))

@@ -51,7 +51,7 @@ def test_an_interval_by_hand():
 def test_every_arm_can_be_built_and_says_what_it_costs(name: str):
     from types import SimpleNamespace
 
-    from longtake.core.check import check
+    from longtake.core.check import BLIND, check
     from longtake.core.forecast import forecast
     from longtake.core.schedule import flow
     from longtake.models.analytic import GaussianVideo
@@ -63,7 +63,7 @@ def test_every_arm_can_be_built_and_says_what_it_costs(name: str):
     )
     rollout = search.rollout_of(arm, model, search.QUEUE)
     if arm.search != "none":
-        assert check(rollout, model.denoiser) == []
+        assert set(check(rollout, model.denoiser)) <= {BLIND}
     if name.startswith("clips-"):  # at the same cost
         times = forecast(rollout, search.QUEUE).nfe / forecast(rollout.inner, search.QUEUE).nfe
         assert 3.5 < times <= 4.1

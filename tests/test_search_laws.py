@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from longtake.core.check import check
+from longtake.core.check import BLIND, check
 from longtake.core.engine import Engine
 from longtake.core.forecast import forecast
 from longtake.core.rollout import Timeline
@@ -46,7 +46,7 @@ def test_one_candidate_is_no_search(name: str):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_search_changes_something_repeats_itself_and_passes_the_check(name: str):
     search = every_search()[name]
-    assert check(search, oracle(search)) == []
+    assert set(check(search, oracle(search))) <= {BLIND}
     first, _ = run(search, 20)
     assert equal(first, run(search, 20)[0])
     assert not equal(first, run(leaf_of(search), 20)[0])
@@ -212,7 +212,7 @@ def test_relatives_share_what_their_rows_agree_on():
 def test_forecasts_bound_searches_on_every_kind_of_method(name: str):
     inner = rollouts()[name]
     for search in (beam(inner, Drift(), 2, 2, max_lag=4), Population(inner, Drift(), 2)):
-        assert check(search, oracle(inner)) == []
+        assert set(check(search, oracle(inner))) <= {BLIND}
         _, engine = run(search, 8)
         plan = forecast(search, 8)
         assert engine.meter.nfe == plan.nfe if plan.exact else engine.meter.nfe <= plan.nfe

@@ -8,6 +8,12 @@ from typing import Any
 from longtake.core.model import Denoiser
 from longtake.core.plan import mixes_levels, ticks_to_show
 
+BLIND = (
+    "this model begins at pure noise, of which one step shows next to nothing: candidates are told apart by little but "
+    "chance; use --set beam.preview_steps=4 or more, or let --search-budget choose"
+)
+"""What is warned of where a search looks one step ahead and the last level keeps no signal (docs/search.md)."""
+
 
 def check(rollout: Any, denoiser: Denoiser) -> list[str]:
     """Raise ValueError for a pair that cannot work; return warnings, one line each, for pairs that may disappoint."""
@@ -18,7 +24,11 @@ def check(rollout: Any, denoiser: Denoiser) -> list[str]:
     warnings: list[str] = []
     for search in layers[:-1]:
         noise = _noise(leaf)
-        if getattr(search, "when", None) == "tick" and noise > 0.5:
+        if getattr(search, "when", None) != "tick" or getattr(search, "num", 1) == 1:
+            continue
+        if not getattr(search, "preview", 0) and not leaf.schedule.alphas[-1]:
+            warnings.append(BLIND)
+        if noise > 0.5:
             warnings.append(
                 f"{leaf.solver.name} with noise scale {noise:g} draws most of a row anew after the search has looked "
                 f"at it; use a deterministic solver, or eta at most 0.5"
