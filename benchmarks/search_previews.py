@@ -65,13 +65,20 @@ def measure(model: Any, supplies: Supplies, prompt: str, seed: int, candidates: 
     for steps, views in previews.items():
         pairs = zip(features(views), final, strict=True)
         similarity[str(steps)] = sum(float((a * b).sum(1).mean()) for a, b in pairs) / len(final)
+    return {"similarity": similarity, **agreement(supplies, finished, previews)}
+
+
+def agreement(
+    supplies: Supplies, finished: list[View], previews: dict[int, list[View]], names: tuple[str, ...] = REWARDS
+) -> dict[str, Any]:
+    """Rank correlation of previews' scores with final ones by reward and steps, and the spread of final scores."""
     agree, spread = {}, {}
-    for name in REWARDS:
+    for name in names:
         reward = make_reward(parse_reward(name), supplies, {})
         truth = torch.tensor(reward(finished))
         spread[name] = {"least": float(truth.min()), "most": float(truth.max()), "std": float(truth.std())}
         agree[name] = {str(k): rank_correlation(torch.tensor(reward(views)), truth) for k, views in previews.items()}
-    return {"similarity": similarity, "rank_correlation": agree, "spread": spread}
+    return {"rank_correlation": agree, "spread": spread}
 
 
 def main() -> None:

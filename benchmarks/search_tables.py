@@ -105,18 +105,20 @@ def previews(rows: list[dict[str, Any]]) -> tuple[str, str]:
     """(table, plot) of what previews of k steps know, over captions."""
     kept = [row["metrics"] for row in newest(rows)]
     names = list(kept[0]["rank_correlation"])
-    lines = [" | ".join(["| steps", "like the finished clip", *(f"ranks {name} alike" for name in names)]) + " |",
-             "|---" * (2 + len(names)) + "|"]  # fmt: skip
-    curves: dict[str, list[dict[str, float]]] = {name: [] for name in ("like the finished clip", *names)}
-    for steps in kept[0]["similarity"]:
-        found = [[row["similarity"][steps] for row in kept]]
+    like = ["like the finished clip"] if "similarity" in kept[0] else []
+    grid = list(kept[0]["rank_correlation"][names[0]])
+    heads = ["| steps", *like, *(f"ranks {name} alike" for name in names)]
+    lines = [" | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    curves: dict[str, list[dict[str, float]]] = {name: [] for name in (*like, *names)}
+    for steps in grid:
+        found = [[row["similarity"][steps] for row in kept]] if like else []
         found += [[row["rank_correlation"][name][steps] for row in kept] for name in names]
         points = [dict(zip(("mean", "low", "high"), paired(values), strict=True)) for values in found]
         for curve, point in zip(curves.values(), points, strict=True):
             curve.append(point)
         told = (f"{point['mean']:.3f} [{point['low']:.3f}, {point['high']:.3f}]" for point in points)
         lines.append(f"| {steps} | {' | '.join(told)} |")
-    return "\n".join(lines), curves_of(curves, list(kept[0]["similarity"]), len(kept))
+    return "\n".join(lines), curves_of(curves, grid, len(kept))
 
 
 def curves_of(curves: dict[str, list[dict[str, float]]], steps: list[str], many: int) -> str:
@@ -138,9 +140,9 @@ def spread(rows: list[dict[str, Any]]) -> str:
 
 PAGE = """# What searches buy, measured
 
-Made by `python benchmarks/search_tables.py` of the rows in `benchmarks/results/search.jsonl`, `equal.jsonl` and
-`previews.jsonl`, which `python benchmarks/search.py`, `search_equal.py` and `search_previews.py` add to. Not written by
-hand.
+Made by `python benchmarks/search_tables.py` of the rows in `benchmarks/results`: `search.jsonl`, `equal.jsonl`,
+`previews.jsonl` and `queue_previews.jsonl`, which the scripts search.py, search_equal.py, search_previews.py and
+search_queue_previews.py add to. Not written by hand.
 
 {dates}
 
@@ -167,10 +169,31 @@ the finished clip, over 10 seeds of a caption.
 
 ![the same as curves](figures/previews.svg)
 
-## How much seeds differ
+{queue}## How much seeds differ
 
 {spread}
 """
+
+
+QUEUE = """On the queue (FIFO, two of its ticks, {many} captions, 10 noises of the row that enters, each copy of the queue
+made until the row is out):
+
+{table}
+
+There one row in a window of twelve differs, so what is ranked is small: final scores of consistency have a standard
+deviation of {std:.4f}, where those of clips have {clips:.4f}.
+
+"""
+
+
+def on_the_queue(rows: list[dict[str, Any]], clips: list[dict[str, Any]]) -> str:
+    """What looks at the newest row of a queue know; nothing without rows."""
+    if not rows:
+        return ""
+    near, far = (
+        average([row["metrics"]["spread"]["consistency"]["std"] for row in newest(of)]) for of in (rows, clips)
+    )
+    return QUEUE.format(many=len(newest(rows)), table=previews(rows)[0], std=near, clips=far)
 
 
 def chance(shown: str) -> str:
@@ -189,10 +212,9 @@ def page() -> tuple[str, str | None]:
     """(the page, its figure if previews were measured), of the rows that are there."""
     from search_equal_table import part  # which reads from here
 
-    rows, looks, equal = (
-        world_rows.read(world_rows.RESULTS / f"{name}.jsonl") for name in ("search", "previews", "equal")
-    )
-    kept = [*newest(rows), *(newest(looks) if looks else []), *(newest(equal) if equal else [])]
+    names = ("search", "previews", "equal", "queue_previews")
+    rows, looks, equal, queue = (world_rows.read(world_rows.RESULTS / f"{name}.jsonl") for name in names)
+    kept = [row for made in (rows, looks, equal, queue) if made for row in newest(made)]
     told = {key: sorted({str(row.get(key, "")) for row in kept} - {""}) for key in ("date", "commit", "machine")}
     dates = f"Rows of {', '.join(told['date'])}, commits {', '.join(told['commit'])}, on {', '.join(told['machine'])}."
     shown = tables(rows) + "\n" + part(equal)
@@ -200,7 +222,7 @@ def page() -> tuple[str, str | None]:
     if not looks:
         return text, None
     found, plot = previews(looks)
-    return text + LOOKS.format(table=found, spread=spread(looks)), plot
+    return text + LOOKS.format(table=found, spread=spread(looks), queue=on_the_queue(queue, looks)), plot
 
 
 def write() -> None:
