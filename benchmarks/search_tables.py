@@ -175,7 +175,7 @@ the finished clip, over 10 seeds of a caption.
 """
 
 
-QUEUE = """On the queue (FIFO, two of its ticks, {many} captions, 10 noises of the row that enters, each copy of the queue
+QUEUE = """On the queue (FIFO, two of its ticks, {many} captions, 10 noises of the row that enters, each copy of it
 made until the row is out):
 
 {table}
