@@ -10,7 +10,9 @@ caption in `results/previews.jsonl`; rows that are there are not made again.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -81,23 +83,29 @@ def agreement(
     return {"rank_correlation": agree, "spread": spread}
 
 
+def make(model: Any, path: Path, arm: str, options: argparse.Namespace, measure: Callable[..., dict[str, Any]]) -> None:
+    """Append the rows of `arm` that are missing."""
+    known = world_rows.done(path)
+    supplies = Supplies(model.codec, model.source, model.window, model.denoiser.schedule)
+    for number in range(options.captions):
+        prompt = caption(scene(number, "heldout"))
+        row = {"arm": arm, "caption": prompt, "seed": number, "weights": model.weights_hash, "judge": judging.label(),
+               "model": "pocket"}  # fmt: skip
+        if world_rows.key_of(row) not in known:
+            model.prepare([prompt])
+            metrics = measure(model, supplies, prompt, number, options.candidates)
+            world_rows.append(path, {**row, "metrics": metrics})
+            print(prompt, metrics["rank_correlation"], flush=True)
+
+
 def main() -> None:
     """Make the rows that are missing and print their means."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--captions", type=int, default=12)
     parser.add_argument("--candidates", type=int, default=10)
     options = parser.parse_args()
-    model, known = longtake.load("pocket", num_steps=24), world_rows.done(RESULTS)
-    supplies = Supplies(model.codec, model.source, model.window, model.denoiser.schedule)
-    for number in range(options.captions):
-        prompt = caption(scene(number, "heldout"))
-        row = {"arm": f"{options.candidates} candidates", "caption": prompt, "seed": number,
-               "weights": model.weights_hash, "judge": judging.label(), "model": "pocket"}  # fmt: skip
-        if world_rows.key_of(row) not in known:
-            model.prepare([prompt])
-            metrics = measure(model, supplies, prompt, number, options.candidates)
-            world_rows.append(RESULTS, {**row, "metrics": metrics})
-            print(prompt, metrics["rank_correlation"], flush=True)
+    model = longtake.load("pocket", num_steps=24)
+    make(model, RESULTS, f"{options.candidates} candidates", options, measure)
     rows = [row["metrics"] for row in world_rows.read(RESULTS) if row["weights"] == model.weights_hash]
     for steps in map(str, GRID):
         told = [f"{name} {sum(r['rank_correlation'][name][steps] for r in rows) / len(rows):+.2f}" for name in REWARDS]

@@ -24,11 +24,8 @@ from longtake.core.noise import fold
 from longtake.core.rollout import Timeline, View
 from longtake.core.solvers import Solver
 from longtake.core.step import all_of
-from longtake.metrics import judge as judging
 from longtake.rollouts.fifo import Fifo
 from longtake.search import branch
-from longtake.world.captions import caption
-from longtake.world.grammar import scene
 
 GRID, TICKS, KEEP = (2, 4, 8, 12), (12, 30), 16
 RESULTS = world_rows.RESULTS / "queue_previews.jsonl"
@@ -98,22 +95,13 @@ def averaged(told: list[Any]) -> Any:
 
 
 def main() -> None:
-    """Make the rows that are missing and print their means."""
+    """Make the rows that are missing."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--captions", type=int, default=12)
     parser.add_argument("--candidates", type=int, default=10)
     options = parser.parse_args()
-    model, known = longtake.load("pocket", num_steps=24), world_rows.done(RESULTS)
-    supplies = Supplies(model.codec, model.source, model.window, model.denoiser.schedule)
-    for number in range(options.captions):
-        prompt = caption(scene(number, "heldout"))
-        row = {"arm": f"{options.candidates} candidates on the queue", "caption": prompt, "seed": number,
-               "weights": model.weights_hash, "judge": judging.label(), "model": "pocket"}  # fmt: skip
-        if world_rows.key_of(row) not in known:
-            model.prepare([prompt])
-            metrics = measure(model, supplies, prompt, number, options.candidates)
-            world_rows.append(RESULTS, {**row, "metrics": metrics})
-            print(prompt, metrics["rank_correlation"], flush=True)
+    model = longtake.load("pocket", num_steps=24)
+    search_previews.make(model, RESULTS, f"{options.candidates} candidates on the queue", options, measure)
 
 
 if __name__ == "__main__":
