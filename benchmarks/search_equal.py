@@ -1,6 +1,6 @@
 """Searches at equal cost and at equal quality: whether each finds what it looks for, and for how much.
 
-    python benchmarks/search_equal.py [--captions 16]
+    python benchmarks/search_equal.py [--captions 12] [--first 24]
 
 One clip of pocket (12 latents, 24 steps), 2, 4 and 8 times the cost of making it once, each search at the size that
 `--search-budget` picks. All but `latsearch-latent` look by consistency+text with the floor under motion; `score` is
@@ -88,12 +88,13 @@ def run(model: Any, arm: search.Arm, prompt: str, seed: int, reward: Any) -> dic
 def main() -> None:
     """Make the rows that are missing."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--captions", type=int, default=16)
+    parser.add_argument("--captions", type=int, default=12)
+    parser.add_argument("--first", type=int, default=FIRST, help="where to begin, for two processes side by side")
     options = parser.parse_args()
     model, known = longtake.load("pocket", num_steps=search.STEPS), world_rows.done(RESULTS)
     supplies = Supplies(model.codec, model.source, model.window, model.denoiser.schedule)
     reward, every = make_reward(parse_reward(BY), supplies, search.FLOOR), arms(model)
-    for number in range(FIRST, FIRST + options.captions):
+    for number in range(options.first, options.first + options.captions):
         prompt = caption(scene(number, "heldout"))
         for name, arm in every.items():
             row = {"arm": name, "caption": prompt, "seed": number, "weights": model.weights_hash,
