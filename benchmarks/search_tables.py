@@ -72,7 +72,8 @@ def table(rows: list[dict[str, Any]], bases: list[dict[str, Any]], length: str) 
     for arm, by_caption in arms.items():
         base = arms.get(BASE[arm.split("-")[0]], {})
         found = list(by_caption.values())
-        texts = [arm, str(len(found)), *(f"{average([row[key] for row in found]):.0f}" for key in ("nfe", "seconds"))]
+        costs = (average([row[key] * clips(length) / clips(row) for row in found]) for key in ("nfe", "seconds"))
+        texts = [arm, str(len(found)), *(f"{cost:.0f}" for cost in costs)]
         both = [caption for caption in by_caption if caption in base]
         for key in SHOWN:
             mean = f"{average([row['metrics'][length][key] for row in found]):.3f}"
@@ -81,6 +82,12 @@ def table(rows: list[dict[str, Any]], bases: list[dict[str, Any]], length: str) 
             texts.append(f"{mean} ({difference(gaps)})" if told else mean)
         lines.append(f"| {' | '.join(texts)} |")
     return "\n".join(lines)
+
+
+def clips(of: dict[str, Any] | str) -> float:
+    """Clips of a row, or of so many frames, up to a factor: the beginning of a chain costs as many clips as it has."""
+    longest = max(of["metrics"], key=int) if isinstance(of, dict) else of
+    return (int(longest) + 3) / 4 - 2  # clips of 12 latents, 2 of them the end of the clip before
 
 
 def _order(arm: str, rows: dict[str, dict[str, Any]]) -> tuple[bool, float]:
@@ -149,7 +156,8 @@ search_queue_previews.py add to. Not written by hand.
 Rewards look with the judge's set for rewards, metrics with its set for measuring. In brackets: the difference to the
 same captions and seeds without the search, with its 95 % bootstrap interval over captions; where that holds 0 it is
 *not resolved*, and of fewer than 8 captions none is printed. Text is the log probability of the caption's words. NFE
-are network evaluations (a guided call counts two). Seconds are of one thread beside other work: compare NFE.
+are network evaluations (a guided call counts two), of a chain's beginning those of its clips. Seconds are of one thread
+beside other work: compare NFE.
 
 {chance}
 

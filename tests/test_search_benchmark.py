@@ -122,6 +122,16 @@ def test_a_table_of_an_ablation_has_its_base_in_it_and_lengths_stand_apart():
     assert told.count("Clips at about four times the cost, 101") == told.count("four times the cost, 205") == 1
 
 
+def test_the_beginning_of_a_chain_costs_the_clips_that_it_has():
+    made = [{**row, "arm": "chain", "metrics": {str(end): row["metrics"]["101"] for end in (205, 405, 805)}, "nfe": 960}
+            for row in rows(0.0, [0.5] * 8) if row["arm"] == "clips"]  # fmt: skip
+    made.append({**made[0], "caption": "short", "metrics": {"205": made[0]["metrics"]["205"]}, "nfe": 240})
+    told = [line for line in search_tables.tables(made).splitlines() if line.startswith("| chain |")]
+    assert [[cell.strip() for cell in line.split("|")][2:4] for line in told] == [
+        ["9", "240"], ["8", "480"], ["8", "960"]
+    ]  # fmt: skip
+
+
 def test_the_page_of_previews_has_a_row_a_step_and_the_spread_of_seeds():
     look = {"similarity": {"1": 0.5, "4": 0.9}, "rank_correlation": {"text": {"1": 0.0, "4": 1.0}},
             "spread": {"text": {"least": -2.0, "most": -1.0, "std": 0.25}}}  # fmt: skip
