@@ -10,7 +10,7 @@ import torch
 
 from longtake.core.check import BLIND, check
 from longtake.core.model import Capabilities
-from longtake.core.schedule import flow, vp
+from longtake.core.schedule import flow, flow_dpm, flow_unipc, vp
 from longtake.core.solvers import Solver
 from longtake.models.analytic import GaussianVideo
 from longtake.search.lookahead import Lookahead
@@ -124,6 +124,10 @@ def test_a_look_of_one_step_is_warned_of_where_the_last_level_keeps_no_signal():
     queue = rollouts()["fifo"]
     assert not queue.schedule.alphas[-1]
     assert check(Population(queue, Smooth(), num=2, when="tick"), oracle(queue)) == [BLIND]
+    for grid in (flow_unipc(16, 3.0), flow_dpm(16)):  # as pocket's and Wan's own: they end a hair below pure noise
+        near = replace(queue, schedule=grid)
+        assert grid.alphas[-1] > 0
+        assert check(Population(near, Smooth(), num=2, when="tick"), oracle(near)) == [BLIND]
     for calm in (
         queue,
         Population(queue, Smooth(), num=1, when="tick"),  # it looks at nothing
