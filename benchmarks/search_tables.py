@@ -162,8 +162,8 @@ beside other work: compare NFE.
 {chance}
 
 n is to be 24, and 12 for the beam's reward and candidates and for one, ten and all steps; where it is less, not all
-rows have been made yet. Results of 8 and 16 captions were looked at on the way, and nothing was stopped or left out for
-them.
+rows have been made yet. Results of 8 and 16 captions were looked at on the way; no row is left out (LOG.md tells the
+order in which they were made).
 
 {tables}
 """
