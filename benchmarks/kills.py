@@ -15,6 +15,7 @@ import datetime
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -180,9 +181,16 @@ def one(root: Path, case: str, dice: random.Random, what: str) -> dict[str, Any]
     whole, folder = root / f"whole {case}", root / f"{case} {what} {dice.random()}"
     if not (whole / "FINISHED").exists():
         play(whole, case, frames)
-    died, plays = 0, True
-    for _ in range(dice.randint(1, 3)):
-        died += killed_run(folder, case, frames, what, dice.randint(1, 30)) == -signal.SIGKILL
+    kills, died, plays, latest = dice.randint(1, 3), 0, True, 30
+    while died < kills and latest:
+        nth = dice.randint(1, latest)
+        if killed_run(folder, case, frames, what, nth) != -signal.SIGKILL:
+            if died:
+                break  # it came to its end
+            shutil.rmtree(folder)  # it does this more seldom: again from the beginning, to be killed earlier
+            latest = nth // 2
+            continue
+        died += 1
         if (folder / "video.mp4").exists():
             try:
                 plays &= sum(1 for _ in read_frames(folder / "video.mp4")) >= 0
@@ -210,8 +218,9 @@ def main() -> None:
             rows.append(row)
             print(json.dumps(row), flush=True)
     summary = {
-        "date": datetime.date.today().isoformat(), "commit": commit.stdout.strip(), "kills": died, "runs": len(rows),
-        "cases": len({row["case"] for row in rows}), "moments": sorted({row["moment"] for row in rows}),
+        "date": datetime.date.today().isoformat(), "commit": commit.stdout.strip(), "seed": options.seed, "kills": died,
+        "runs": len(rows), "cases": len({row["case"] for row in rows if row["died"]}),
+        "moments": sorted({row["moment"] for row in rows}),
         "all_play": all(row["plays"] for row in rows), "all_same": all(row["same"] for row in rows),
     }  # fmt: skip
     options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -3,17 +3,19 @@
     python benchmarks/search_equal.py [--captions 12] [--first 24]
 
 One clip of pocket (12 latents, 24 steps), 2, 4 and 8 times the cost of making it once, each search at the size that
-`--search-budget` picks. All but `latsearch-latent` look by consistency+text with the floor under motion; `score` is
-that of the finished clip by the same, so it tells how well a search searches; whether the clip is better by what no
-reward looks with stands beside it. LatSearch's comparison, and the k-step paper's claim that short looks buy the
+`--search-budget` picks, which may cost less. All look by consistency+text with the floor under motion, but for
+`latsearch-latent` (the latent reward model) and `freeinit` (nothing); `score` is that of the finished clip by
+consistency+text, so it tells how well a search searches; whether the clip is better by what no reward looks with stands
+beside it. LatSearch's comparison, and the k-step paper's claim that short looks buy the
 quality of full ones. A row a run and caption in `results/equal.jsonl`; rows that are there are not made again.
 
-Held-out captions from the 25th on: no table and no threshold was made with them.
+Held-out captions from the 25th on: no other table of searches and no threshold of theirs was made with them.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from dataclasses import replace
 from typing import Any
@@ -85,13 +87,19 @@ def run(model: Any, arm: search.Arm, prompt: str, seed: int, reward: Any) -> dic
     return {"nfe": engine.meter.nfe, "judged": judged, "seconds": seconds, "metrics": metrics}
 
 
+def there(row: dict[str, Any]) -> bool:
+    """Whether the row was made, at the size that it has now."""
+    key, size = world_rows.key_of(row), json.dumps(row["size"])
+    return any(world_rows.key_of(old) == key and json.dumps(old["size"]) == size for old in world_rows.read(RESULTS))
+
+
 def main() -> None:
     """Make the rows that are missing."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--captions", type=int, default=12)
     parser.add_argument("--first", type=int, default=FIRST, help="where to begin, for two processes side by side")
     options = parser.parse_args()
-    model, known = longtake.load("pocket", num_steps=search.STEPS), world_rows.done(RESULTS)
+    model = longtake.load("pocket", num_steps=search.STEPS)
     supplies = Supplies(model.codec, model.source, model.window, model.denoiser.schedule)
     reward, every = make_reward(parse_reward(BY), supplies, search.FLOOR), arms(model)
     for number in range(options.first, options.first + options.captions):
@@ -99,7 +107,7 @@ def main() -> None:
         for name, arm in every.items():
             row = {"arm": name, "caption": prompt, "seed": number, "weights": model.weights_hash,
                    "judge": judging.label(), "model": "pocket", "size": arm.values}  # fmt: skip
-            if world_rows.key_of(row) not in known:
+            if not there(row):  # looked up anew: two processes may share the work
                 model.prepare([prompt])
                 made = run(model, arm, prompt, number, reward)
                 world_rows.append(RESULTS, {**row, **made})

@@ -15,25 +15,35 @@ MEASURED = {"subject": "subject agrees", "place": "place agrees", "flow": "motio
 PART = """
 ## What a search finds, at equal cost and at equal quality
 
-One clip of pocket, {many} held-out captions that no other table uses, fixed before the first was made. *Score* is what
-the search looks by (consistency + text, looked at through the preview decoder), of the finished clip; a clip made once
-scores {once:.3f}. In brackets: the difference to best-of-n at the same cost. Equal quality: the cost, in clips made
-once, at which the mean score reaches that of the best of 4, on straight lines between the logarithms of costs that were
-measured, with its 95 % bootstrap interval over captions. No score: the smallest search costs more, or the largest less.
+One clip of pocket, {many} held-out captions that no other table of searches uses (12 are planned). *Score* is
+consistency + text of the finished clip, through the preview decoder: what all these searches look by but for
+`latsearch-latent` and `freeinit`. A clip made once scores {once:.3f}. Columns are budgets; the cost that was paid, in
+clips made once, stands behind "at". In brackets: the difference to best-of-n at that very cost, on straight lines
+between its own. Equal quality: the cost at which the mean score reaches that of the best of 4, on straight lines
+between the logarithms of costs paid, with its 95 % bootstrap interval over captions. No score: the smallest search
+costs more, or the largest less.
 
 {found}
 
-By what no reward looks with, at {most}x, each as its difference to the clip made once:
+By what no reward looks with, at budgets of {most}x, each as its difference to the clip made once:
 
 {measured}
 """
 
 
 def by_run(rows: Sequence[Row]) -> dict[str, dict[str, Row]]:
-    """Run and cost -> caption -> row, of the captions that have all runs."""
+    """Run and budget -> caption -> row, of the captions that have all runs.
+
+    Of each run the rows of its newest size; runs that hardly any caption has yet are left out.
+    """
+    sizes = {row["arm"]: row["size"] for row in rows}
     found: dict[str, dict[str, Row]] = {}
     for row in rows:
-        found.setdefault(row["arm"], {})[row["caption"]] = row
+        if row["size"] == sizes[row["arm"]]:
+            found.setdefault(row["arm"], {})[row["caption"]] = row
+    found = {arm: there for arm, there in found.items() if len(there) >= FEWEST}
+    if not {"once", AIM} <= set(found):
+        return {}
     whole = set.intersection(*(set(there) for there in found.values()))
     return {arm: {caption: row for caption, row in there.items() if caption in whole} for arm, there in found.items()}
 
@@ -41,6 +51,22 @@ def by_run(rows: Sequence[Row]) -> dict[str, dict[str, Row]]:
 def scores(there: dict[str, Row], name: str = "score") -> list[float]:
     """A metric of every caption, in the order of captions."""
     return [there[caption]["metrics"][name] for caption in sorted(there)]
+
+
+def cost_of(found: dict[str, dict[str, Row]], arm: str) -> float:
+    """Mean cost of a run, in clips made once."""
+    costs = [average([float(row["nfe"]) for row in found[name].values()]) for name in (arm, "once")]
+    return costs[0] / costs[1]
+
+
+def best_at(found: dict[str, dict[str, Row]], cost: float, factors: Sequence[str]) -> list[float]:
+    """The score of best-of-n at this cost, of every caption, on straight lines between its own costs."""
+    names = ["once", *(f"{BEST} {factor}" for factor in factors if f"{BEST} {factor}" in found)]
+    costs, made = [cost_of(found, name) for name in names], [scores(found[name]) for name in names]
+    above = next((place for place, known in enumerate(costs) if known >= cost), len(costs) - 1)
+    below = max(above - 1, 0)
+    share = min((cost - costs[below]) / (costs[above] - costs[below]), 1.0) if above > below else 1.0
+    return [a + share * (b - a) for a, b in zip(made[below], made[above], strict=True)]
 
 
 def crossing(costs: Sequence[float], means: Sequence[float], aim: float) -> float:
@@ -57,36 +83,34 @@ def crossing(costs: Sequence[float], means: Sequence[float], aim: float) -> floa
 
 def equal_quality(found: dict[str, dict[str, Row]], name: str, factors: Sequence[str]) -> str:
     """What the score of the best of 4 costs a run, with its interval over captions."""
-    once = found["once"]
-    arms = [once, *(found[f"{name} {factor}"] for factor in factors if f"{name} {factor}" in found)]
-    costs = [average([float(row["nfe"]) for row in arm.values()]) for arm in arms]
-    costs = [cost / costs[0] for cost in costs]
-    data = torch.tensor([scores(arm) for arm in arms] + [scores(found[AIM])], dtype=torch.float64)
+    arms = ["once", *(f"{name} {factor}" for factor in factors if f"{name} {factor}" in found)]
+    costs = [cost_of(found, arm) for arm in arms]
+    data = torch.tensor([scores(found[arm]) for arm in [*arms, AIM]], dtype=torch.float64)
     picks = torch.randint(0, data.shape[1], (1000, data.shape[1]), generator=torch.Generator().manual_seed(0))
     drawn = data[:, picks].mean(2).T.tolist()
     many = sorted(crossing(costs, row[:-1], row[-1]) for row in drawn)
     mean = crossing(costs, data[:-1].mean(1).tolist(), float(data[-1].mean()))
 
     def told(cost: float) -> str:
-        return f"{cost:.1f}" if math.isfinite(cost) else f"above {max(costs):.0f}"
+        return f"{cost:.1f}" if math.isfinite(cost) else f"above {max(costs):.1f}"
 
     return f"{told(mean)} [{told(many[24])}, {told(many[974])}]"
 
 
 def table(found: dict[str, dict[str, Row]], names: Sequence[str], factors: Sequence[str]) -> str:
-    """A line a run: its score at each cost beside best-of-n, and what equal quality costs."""
-    lines = ["| run | " + " | ".join(f"score at {factor}" for factor in factors) + " | equal quality costs |",
+    """A line a run: its score at each budget beside best-of-n, and what equal quality costs."""
+    lines = ["| run | " + " | ".join(f"score, budget {factor}" for factor in factors) + " | equal quality costs |",
              "|---" * (2 + len(factors)) + "|"]  # fmt: skip
     for name in names:
         cells = []
         for factor in factors:
-            mine, other = found.get(f"{name} {factor}"), found.get(f"{BEST} {factor}")
-            if mine is None or other is None:
+            arm = f"{name} {factor}"
+            if arm not in found:
                 cells.append("-")
                 continue
-            here = scores(mine)
-            apart = difference([a - b for a, b in zip(here, scores(other), strict=True)])
-            cells.append(f"{average(here):.3f}" + ("" if name == BEST else f" ({apart})"))
+            here, cost = scores(found[arm]), cost_of(found, arm)
+            apart = difference([a - b for a, b in zip(here, best_at(found, cost, factors), strict=True)])
+            cells.append(f"{average(here):.3f} at {cost:.1f}" + ("" if name == BEST else f" ({apart})"))
         lines.append(f"| {name} | {' | '.join(cells)} | {equal_quality(found, name, factors)} |")
     return "\n".join(lines)
 
@@ -108,10 +132,8 @@ def measured(found: dict[str, dict[str, Row]], names: Sequence[str], factor: str
 
 def part(rows: Sequence[Row]) -> str:
     """The part of the page, of the rows that are there; nothing where too few captions are whole."""
-    if not rows:
-        return ""
-    found = by_run(newest(rows))
-    if len(found["once"]) < FEWEST:
+    found = by_run(newest(rows)) if rows else {}
+    if not found or len(found["once"]) < FEWEST:
         return ""
     costs = sorted({arm.rpartition(" ")[2] for arm in found} - {"once"}, key=lambda text: float(text[:-1]))
     names = list(dict.fromkeys(arm.rpartition(" ")[0] for arm in found if arm != "once"))

@@ -4,7 +4,8 @@
 
 ScalingNoise's Fig. 3b where its beam works: at two ticks of FIFO on pocket the row that enters is given other noise, is
 looked at by 1 (the estimate that the tick makes), 2, 4, 8 and 12 steps, and each copy of the queue then goes on until
-the row is out. Both are scored as one window behind the same anchor. A row a caption in `results/queue_previews.jsonl`,
+the row is out, with the same noise in all rows that enter later. Both are scored as one window behind the same anchor,
+the newest finished latent when the row enters. A row a caption in `results/queue_previews.jsonl`,
 averaged over its ticks; rows that are there are not made again.
 """
 
@@ -27,14 +28,16 @@ from longtake.core.step import all_of
 from longtake.rollouts.fifo import Fifo
 from longtake.search import branch
 
-GRID, TICKS, KEEP = (2, 4, 8, 12), (12, 30), 16
+GRID, TICKS, KEEP = (2, 4, 8, 12), (30, 48), 16
 RESULTS = world_rows.RESULTS / "queue_previews.jsonl"
 
 
 def looked(fifo: Any, engine: Engine, parent: branch.Member, line: Timeline, many: int) -> Any:
     """(views of the finished windows, previews by steps) of `many` noises of the row that enters."""
     (row,) = fifo.fresh(parent.state)
+    assert parent.memory is not None, "nothing is finished yet, so there is no anchor"
     forks = [fifo.fork(parent.state, fold(0, "candidate", number) if number else 0) for number in range(many)]
+    forks = [replace(fork, path=parent.state.path) for fork in forks]  # what enters later is the same in all
     members = [replace(parent, state=state) for state in forks]
     found: dict[int, list[View]] = {1: []}
     for steps in GRID:

@@ -183,13 +183,13 @@ the finished clip, over 10 seeds of a caption.
 """
 
 
-QUEUE = """On the queue (FIFO, two of its ticks, {many} captions, 10 noises of the row that enters, each copy of it
-made until the row is out):
+QUEUE = """On the queue (FIFO, two of its ticks, {many} captions, 10 noises of the row that enters, each copy made
+until the row is out, what enters later the same in all):
 
 {table}
 
-There one row in a window of twelve differs, so what is ranked is small: final scores of consistency have a standard
-deviation of {std:.4f}, where those of clips have {clips:.4f}.
+There the newest row of a window is another and its neighbours follow it, so what is ranked is smaller: final scores of
+consistency have a standard deviation of {std:.4f}, where those of clips have {clips:.4f}.
 
 """
 

@@ -148,7 +148,7 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("moment", range(6))
 def test_killed_at_the_worst_moments(tmp_path: Path, whole: Path, moment: int) -> None:
-    """kill -9 in the middle of a write, a sync, a rename; benchmarks/kills.py does it over all rollouts and searches."""
+    """kill -9 in the middle of a write, a sync, a rename; benchmarks/kills.py does it over all methods."""
     from benchmarks.kills import MOMENTS, killed_run
 
     what, nth = MOMENTS[moment], random.Random(moment).randint(2, 6 if MOMENTS[moment] == "fragment" else 20)

@@ -169,6 +169,27 @@ def test_what_looks_are_worth_is_what_was_measured():
         assert worth == pytest.approx(sum(scores) / len(scores), abs=0.0051)
 
 
+def test_a_beam_of_one_clip_gets_what_k_step_gets_for_a_budget():
+    inner = rollouts()["chunk"]
+    for factor in (2.0, 4.0, 12.0):  # candidates of one branch, judged by looks: the same search at the same cost
+        wide, _ = afford(SEARCHES["beam"], inner, {}, factor, 12)
+        assert wide == {"width": 1, **afford(SEARCHES["k-step"], inner, {}, factor, 12)[0]}
+    assert afford(SEARCHES["beam"], inner, {"candidates": 4}, 12.0, 20)[0]["width"] > 1
+
+
+def test_what_is_too_dear_is_told_by_the_smallest_alone(monkeypatch: pytest.MonkeyPatch):
+    asked = []
+
+    def counted(*args: Any) -> Any:
+        asked.append(args)
+        return forecast(*args)
+
+    monkeypatch.setattr("longtake.apps.budget.forecast", counted)
+    with pytest.raises(UsageError, match="its smallest costs 5x"):  # 64 candidates of one step, and the 16 of the clip
+        afford(SEARCHES["k-step"], rollouts()["chunk"], {"candidates": 64}, 4.0, 12)
+    assert len(asked) == 2  # without the search, and the smallest
+
+
 def test_a_budget_leaves_what_was_set_and_says_when_it_is_too_little():
     inner = rollouts()["chunk"]
     values, _ = afford(SEARCHES["beam"], inner, {"width": 1}, 2.0, 20)

@@ -29,7 +29,8 @@ def rows(gain: dict[str, float], captions: int = 8, cost: float = 1.0) -> list[d
                 score = number + each * math.log2(factor) * (1 + 0.1 * (number % 2))
                 name, nfe = ("once", 48) if arm == "once" else (f"{arm} {factor}x", 48 * factor * cost)
                 made.append({"arm": name, "caption": f"{number}", "weights": "w", "judge": "j", "nfe": nfe, "judged": 3,
-                             "seconds": 1.0, "metrics": {"score": score, **METRICS}})  # fmt: skip
+                             "size": {"candidates": factor}, "seconds": 1.0,
+                             "metrics": {"score": score, **METRICS}})  # fmt: skip
     return made
 
 
@@ -44,7 +45,7 @@ def test_equal_quality_costs_what_it_was_built_to_cost():
     found = tables.by_run(rows({"best-of-n": 0.2, "good": 0.4, "bad": 0.0}))
     assert tables.equal_quality(found, "best-of-n", ["2x", "4x", "8x"]) == "4.0 [4.0, 4.0]"
     assert tables.equal_quality(found, "good", ["2x", "4x", "8x"]) == "2.0 [2.0, 2.0]"
-    assert tables.equal_quality(found, "bad", ["2x", "4x", "8x"]) == "above 8 [above 8, above 8]"
+    assert tables.equal_quality(found, "bad", ["2x", "4x", "8x"]) == "above 8.0 [above 8.0, above 8.0]"
     cheap = tables.by_run(
         [*rows({"best-of-n": 0.2}), *(r for r in rows({"good": 0.2}, cost=0.75) if r["arm"] != "once")]
     )
@@ -62,9 +63,40 @@ def test_a_run_is_held_against_best_of_n_at_its_own_cost_caption_by_caption():
     assert tables.part([]) == "" and tables.part(rows({"best-of-n": 0.1}, 3)) == ""
 
 
+def test_a_search_that_pays_less_is_held_against_what_best_of_n_gets_for_that():
+    """Three quarters of the cost: 3 instead of 4, where best-of-n lies halfway from 2 to 4."""
+    cheap = [*rows({"best-of-n": 0.2}), *(r for r in rows({"good": 0.2}, cost=0.75) if r["arm"] != "once")]
+    found = tables.by_run(cheap)
+    assert tables.cost_of(found, "good 4x") == 3
+    two, four = (tables.scores(found[f"best-of-n {factor}"]) for factor in ("2x", "4x"))
+    halfway = [(a + b) / 2 for a, b in zip(two, four, strict=True)]
+    assert tables.best_at(found, 3.0, ["2x", "4x", "8x"]) == pytest.approx(halfway)
+    assert tables.best_at(found, 4.0, ["2x", "4x", "8x"]) == pytest.approx(four)
+    once = tables.scores(found["once"])
+    assert tables.best_at(found, 1.5, ["2x"]) == pytest.approx([(a + b) / 2 for a, b in zip(once, two, strict=True)])
+    assert "at 3.0 (+0.105 [+0.1" in tables.part(cheap)
+
+
 def test_captions_that_are_not_whole_are_left_out():
-    cut = rows({"best-of-n": 0.2, "good": 0.4})[:-2]
-    assert {len(there) for there in tables.by_run(cut).values()} == {7}
+    cut = rows({"best-of-n": 0.2, "good": 0.4}, 9)[:-2]
+    assert {len(there) for there in tables.by_run(cut).values()} == {8}
+
+
+def test_runs_of_another_size_or_of_few_captions_do_not_spoil_a_table():
+    made = rows({"best-of-n": 0.2, "good": 0.4})
+    stale = [{**row, "size": {"candidates": 99}} for row in made if row["arm"] == "good 4x"]
+    few = [{**row, "arm": "new 4x"} for row in made[:3]]
+    assert tables.part([*stale, *few, *made]) == tables.part(made) != ""
+    assert tables.part([row for row in made if row["arm"] != "once"]) == ""
+
+
+def test_a_row_counts_as_made_at_its_own_size_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(search_equal, "RESULTS", tmp_path / "rows.jsonl")
+    row = {"arm": "k-step 4x", "caption": "a", "seed": 0, "weights": "w", "judge": "j", "model": "m",
+           "size": {"population": (2, 1)}}  # fmt: skip
+    assert not search_equal.there(row)
+    search_equal.world_rows.append(search_equal.RESULTS, row)
+    assert search_equal.there(row) and not search_equal.there({**row, "size": {"population": (2, 2)}})
 
 
 def test_chance_counts_these_differences_too():

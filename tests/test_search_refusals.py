@@ -14,6 +14,7 @@ from longtake.apps.rewarding import REWARDS, Supplies, make_reward, parse_reward
 from longtake.apps.searches import MOST, SEARCHES, make_search
 from longtake.core.solvers import Solver
 from longtake.errors import UsageError
+from longtake.models.load import NAMES
 from tests.cases import equal, rollouts, run
 from tests.search_cases import Drift
 from tests.test_cli import PROMPT, cli, one_thread, tiny  # noqa: F401
@@ -171,6 +172,17 @@ NOT_HERE: list[tuple[str, list[str], str]] = [
         "the search is k-step; leave it out, or use --search beam",
     ),
     ("fifo", ["--search", "beam", "--reward", "text", "--set", "text.encoder=none"], "no folder of a CLIP model"),
+    ("fifo", ["--search", "beam", "--reward", "text", "--set", "text.encoder=~nobody/x"], "no folder of a CLIP model"),
+    (
+        "fifo",
+        ["--search", "beam", "--reward", "text", "--set", f"text.encoder={NAMES['pocket'] / 'vae'}"],
+        "CLIP model",
+    ),
+    (
+        "fifo",
+        ["--search", "beam", "--set", "rgrp.particles=2"],
+        "the search is beam; leave it out, or use --search latse",
+    ),
     ("fifo", ["--search", "beam", "--reward", "motion", "--set", "motion.see=preview"], "use see=decode"),
     ("chunk", ["--search", "latsearch", "--reward", "latent-reward"], "longtake train reward"),
     ("fifo", ["--search", "beam", "--reward", "text", "--set", "consistency.lag=3"], "add --reward text+consistency"),
@@ -192,6 +204,13 @@ def test_what_judges_is_missed_on_paper(
     assert "weights were loaded" in cli(*asked, "--out", "no").err  # which is what a run would meet
 
 
+def test_the_judge_of_words_is_missed_on_paper(cli: Any, tiny: Path, tmp_path: Path, monkeypatch: Any):
+    monkeypatch.setattr("longtake.metrics.judge.WEIGHTS", tmp_path / "gone")
+    asked = ("generate", PROMPT, "--model", tiny, "--frames", 17, "--method", "fifo", "--search", "beam", "--dry-run")
+    said = cli(*asked, "--reward", "text")
+    assert said.code == 2 and "not part of this installation" in said.err
+
+
 def test_a_dry_run_says_what_will_judge(cli: Any, tiny: Path):
     asked = ("generate", PROMPT, "--frames", 17, "--seed", 5, "--method", "fifo", "--search", "beam", "--dry-run")
     assert "reward latent-cosine with motion.floor=0.2 (the default" in cli(*asked, "--model", tiny).err
@@ -202,7 +221,6 @@ def test_a_dry_run_says_what_will_judge(cli: Any, tiny: Path):
 
 def test_a_fine_tune_is_seen_through_the_preview_of_its_base(tmp_path: Path):
     from longtake.models import preview
-    from longtake.models.load import NAMES
 
     pocket, tuned = NAMES["pocket"], NAMES["pocket-progressive"]
     assert preview.home(pocket) == pocket and preview.home(tuned) == pocket and Supplies(None, tuned, 12).has_preview

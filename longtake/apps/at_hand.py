@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from longtake.apps.composing import judged_by
 from longtake.apps.facts import Facts
-from longtake.apps.rewarding import Supplies, heeded, home_of_reward, parse_reward
+from longtake.apps.homes import home_of_judge, home_of_reward
+from longtake.apps.rewarding import Supplies, heeded, parse_reward
 from longtake.apps.searches import search
 from longtake.apps.settings import Settings
 from longtake.apps.stored import reward_sets
@@ -26,10 +27,10 @@ def judgeable(settings: Settings, facts: Facts) -> list[str]:
     for given in values.values():
         supplies.kind(given)
     if any(name == "latent-reward" for name, _ in terms):
-        home_of_reward(supplies)
-    encoder = values.get("text", {}).get("encoder", "pocket-judge")
-    if encoder != "pocket-judge":
-        clip_folder(encoder)
+        home_of_reward(supplies.folder)
+    if any(name == "text" for name, _ in terms):
+        encoder = values.get("text", {}).get("encoder", "pocket-judge")
+        home_of_judge() if encoder == "pocket-judge" else clip_folder(encoder)
     return lines
 
 

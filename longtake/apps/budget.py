@@ -35,25 +35,28 @@ def afford(row: Search, inner: Any, values: Values, factor: float, latents: int)
     over the first 120: what a search costs a latent settles long before.
     """
     latents = min(latents, LONGEST)
-    base, least, place = forecast(inner, latents).nfe, math.inf, 0
-    best: tuple[dict[str, Any], float] | None = None
-    for sizes in reversed(row.sizes(values, leaf(inner).schedule.num_steps)):  # the longest look first
-        tried = [{**size, **values} for size in sizes]
-        if best is not None and gain(tried[-1]) <= gain(best[0]):
+    base, place = forecast(inner, latents).nfe, 0
+
+    def times(size: dict[str, Any]) -> float:
+        return forecast(make_search(row, inner, Blank(), size, latents), latents).nfe / base
+
+    rows = [[{**size, **values} for size in sizes] for sizes in row.sizes(values, leaf(inner).schedule.num_steps)]
+    best = rows[0][0], times(rows[0][0])  # the smallest, with the shortest look
+    if best[1] > factor:
+        raise UsageError(f"--search-budget {factor:g}x is too little for {row.name}: its smallest costs "
+                         f"{best[1]:.3g}x; give that or more, or --search none")  # fmt: skip
+    for tried in reversed(rows):  # the longest look first
+        if len(rows) > 1 and gain(tried[-1]) <= gain(best[0]):
             continue  # not even with all candidates that may be asked for
 
         @cache
         def costs(place: int, tried: list[dict[str, Any]] = tried) -> float:
-            return forecast(make_search(row, inner, Blank(), tried[place], latents), latents).nfe / base
+            return times(tried[place])
 
-        least = min(least, costs(place))
         if costs(place) <= factor:
             place = _last(costs, place, len(tried), factor)  # a shorter look never buys less
-            if best is None or gain(tried[place]) > gain(best[0]):
+            if len(rows) == 1 or gain(tried[place]) > gain(best[0]):
                 best = tried[place], costs(place)
-    if best is None:
-        raise UsageError(f"--search-budget {factor:g}x is too little for {row.name}: its smallest costs "
-                         f"{least:.3g}x; give that or more, or --search none")  # fmt: skip
     return best
 
 

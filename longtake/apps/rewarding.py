@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from longtake.apps.homes import home_of_judge, home_of_reward
 from longtake.apps.parameters import Parameter, choose
 from longtake.apps.terms import Word, parse_sum
 from longtake.core.rollout import Reward
@@ -131,26 +132,15 @@ def _text(supplies: Supplies, values: Values) -> Reward:
     name = values.get("encoder", "pocket-judge")
     if name != "pocket-judge":
         return Text(supplies.see(values), Clip(clip_folder(name)), supplies.window)
-    folder = judge.WEIGHTS / "reward"
-    if not folder.is_dir():
-        raise UsageError(
-            f"pocket's judge for rewards is not part of this installation ({folder}); give text.encoder=FOLDER"
-        )
+    folder = home_of_judge()
     every = values.get("see") == "decode"
     return Text(supplies.see(values, every), Words(judge.load(folder), motion=every), supplies.window)
 
 
 def _latent_reward(supplies: Supplies, values: Values) -> Reward:
-    folder = home_of_reward(supplies)
+    folder = home_of_reward(supplies.folder)
     assert supplies.schedule is not None
     return reward_model.LatentReward(reward_model.load(folder), supplies.schedule, supplies.window)
-
-
-def home_of_reward(supplies: Supplies) -> Path:
-    """The model folder with a latent reward model. UsageError if there is none."""
-    if supplies.folder is None or not reward_model.exists(supplies.folder):
-        raise UsageError("this model has no latent reward model; make one with: longtake train reward --minutes 120")
-    return supplies.folder
 
 
 def _motion(supplies: Supplies, values: Values) -> Motion:

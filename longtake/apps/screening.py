@@ -97,9 +97,10 @@ def search_sets(request: Request) -> tuple[str, dict[str, dict[str, Any]], list[
     for alias in row.aliases:
         sets = [f"{row.name}.{t.partition('.')[2]}" if t.startswith(f"{alias}.") else t for t in sets]
     rewards, others = parse_reward_sets(sets)
+    owners = {name: known.name for known in SEARCHES.values() for name in (known.name, *known.aliases)}
     for text in others:
-        owner = text.partition(".")[0]
-        if owner in SEARCHES and owner != row.name:
+        owner = owners.get(text.partition(".")[0], row.name)
+        if owner != row.name:
             raise UsageError(
                 f"--set {text} has no effect: the search is {row.name}; leave it out, or use --search {owner}"
             )

@@ -34,9 +34,8 @@ def beams(values: Values, steps: int) -> Sizes:
     if "width" in values or "candidates" in values:
         name = "candidates" if "width" in values else "width"
         return _looked([{name: number} for number in range(2, 65)], values, steps)
-    # more than one branch may hold latents back, which short videos pay for: candidates of one grow first
-    many = [(2, 5), (2, 6), (2, 8), (3, 6), (3, 8), (4, 8), (5, 8), (6, 8), (6, 10), (8, 10), (8, 12), (10, 12)]
-    pairs = [(1, number) for number in range(2, 9)] + many
+    # candidates of one branch gain as much as as many of several, which may hold latents back and cost more
+    pairs = [*((1, number) for number in range(2, 65)), *((number, 64) for number in range(2, 9))]
     return _looked([{"width": width, "candidates": many} for width, many in pairs], values, steps)
 
 

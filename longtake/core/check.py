@@ -10,7 +10,7 @@ from longtake.core.plan import mixes_levels, ticks_to_show
 
 BLIND = (
     "this model begins at pure noise, of which one step shows next to nothing: candidates are told apart by little but "
-    "chance; use --set beam.preview_steps=4 or more, or let --search-budget choose"
+    "chance; use --set beam.preview_steps=4 or more, or a larger --search-budget"
 )
 """What is warned of where a search looks one step ahead and the last level keeps no signal (docs/search.md)."""
 LITTLE = 0.01

@@ -11,7 +11,9 @@ every candidate, so it does not decide.
 
 from __future__ import annotations
 
+import json
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -98,12 +100,22 @@ class Words:
         return {key: value.log_softmax(1) for key, value in logits.items()}
 
 
+TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.json")
+"""A tokenizer's folder has one of these."""
+
+
 def clip_folder(name: str) -> Path:
     """The folder of a CLIP model. UsageError if it does not look like one."""
-    folder = Path(name).expanduser()
-    if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
+    folder = Path(os.path.expanduser(name))
+    told = folder / "config.json"
+    try:
+        clip = json.loads(told.read_text(encoding="utf-8")).get("model_type") == "clip" if told.is_file() else False
+    except (ValueError, AttributeError):
+        clip = False
+    if not clip or not list(folder.glob("*.safetensors")) or not any((folder / name).is_file() for name in TOKENIZERS):
         raise UsageError(
-            f"text.encoder={folder} is no folder of a CLIP model in safetensors; give one, or pocket-judge"
+            f"text.encoder={folder} is no folder of a CLIP model in safetensors with its tokenizer; give one, or "
+            f"pocket-judge"
         )
     return folder
 
