@@ -44,6 +44,7 @@ RUNS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "k-step": ("k-step", {}, {}),
     "k-step of one": ("k-step", {"preview_steps": 1}, {}),
     "latsearch": ("latsearch", {}, {}),
+    "latsearch apart": ("latsearch", {"correlation": 1.0}, {}),  # added when latsearch was seen to stay near one noise
     "latsearch-latent": ("latsearch", {}, LATENT),
     "evolve": ("evolve", {}, {}),
     "local": ("local", {"mode": "zero-order"}, {}),
@@ -97,6 +98,7 @@ def main() -> None:
     """Make the rows that are missing."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--captions", type=int, default=12)
+    parser.add_argument("--runs", nargs="+", choices=RUNS, help="only these, and the clip made once")
     parser.add_argument("--first", type=int, default=FIRST, help="where to begin, for two processes side by side")
     options = parser.parse_args()
     model = longtake.load("pocket", num_steps=search.STEPS)
@@ -105,6 +107,8 @@ def main() -> None:
     for number in range(options.first, options.first + options.captions):
         prompt = caption(scene(number, "heldout"))
         for name, arm in every.items():
+            if options.runs and name != "once" and name.rpartition(" ")[0] not in options.runs:
+                continue
             row = {"arm": name, "caption": prompt, "seed": number, "weights": model.weights_hash,
                    "judge": judging.label(), "model": "pocket", "size": arm.values}  # fmt: skip
             if not there(row):  # looked up anew: two processes may share the work

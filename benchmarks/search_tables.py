@@ -195,8 +195,8 @@ consistency have a standard deviation of {std:.4f}, where those of clips have {c
 
 
 def on_the_queue(rows: list[dict[str, Any]], clips: list[dict[str, Any]]) -> str:
-    """What looks at the newest row of a queue know; nothing without rows."""
-    if not rows:
+    """What looks at the newest row of a queue know; nothing of too few captions."""
+    if not rows or len(newest(rows)) < FEWEST:
         return ""
     near, far = (
         average([row["metrics"]["spread"]["consistency"]["std"] for row in newest(of)]) for of in (rows, clips)
@@ -209,7 +209,7 @@ def chance(shown: str) -> str:
     many = len(re.findall(r"[+-]\d+\.\d{3} (?:\[|not resolved)", shown))
     open_ones = shown.count(" not resolved")
     return textwrap.fill(
-        f"These tables print {many} differences, of which {many - open_ones} exclude 0. If no search changed anything, "
+        f"These tables print {many} differences, of which {many - open_ones} exclude 0. If no two runs differed, "
         f"about {0.05 * many:.0f} would, or a little more, since bootstrap intervals of few captions are too narrow. "
         f"Nothing is corrected for that: a single one is a hint, not a finding.",
         120,

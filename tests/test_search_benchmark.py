@@ -142,10 +142,10 @@ def test_the_page_of_previews_has_a_row_a_step_and_the_spread_of_seeds():
     ]  # fmt: skip
     queue = {**look, "spread": {"consistency": {"std": 0.01}}}
     del queue["similarity"]
-    part = search_tables.on_the_queue([{**made[0], "metrics": queue}], [{**made[0], "metrics": {
+    part = search_tables.on_the_queue([{**made[0], "metrics": queue}] * 8, [{**made[0], "metrics": {
         "spread": {"consistency": {"std": 0.5}}}}])  # fmt: skip
     assert "| 4 | 1.000 [1.000, 1.000] |" in part and "deviation of 0.0100" in part and "have 0.5000" in part
-    assert search_tables.on_the_queue([], made) == ""
+    assert search_tables.on_the_queue([], made) == search_tables.on_the_queue([made[0]] * 7, made) == ""
     assert ">4</text>" in plot and search_tables.spread(made).endswith("| text | -2.000 | -1.000 | 0.250 |")
 
 
