@@ -25,6 +25,10 @@ costs more, or the largest less.
 
 {found}
 
+The same scores as differences to the clip made once:
+
+{gains}
+
 By what no reward looks with, at budgets of {most}x, each as its difference to the clip made once:
 
 {measured}
@@ -115,6 +119,20 @@ def table(found: dict[str, dict[str, Row]], names: Sequence[str], factors: Seque
     return "\n".join(lines)
 
 
+def gains(found: dict[str, dict[str, Row]], names: Sequence[str], factors: Sequence[str]) -> str:
+    """A line a run: its score at each budget less that of the clip made once."""
+    lines = [
+        "| run | " + " | ".join(f"budget {factor}" for factor in factors) + " |",
+        "|---" * (1 + len(factors)) + "|",
+    ]
+    once = scores(found["once"])
+    for name in names:
+        made = [scores(found[f"{name} {factor}"]) if f"{name} {factor}" in found else None for factor in factors]
+        cells = ["-" if here is None else difference([a - b for a, b in zip(here, once, strict=True)]) for here in made]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def measured(found: dict[str, dict[str, Row]], names: Sequence[str], factor: str) -> str:
     """A line a run: differences to the clip made once by what no reward looks with."""
     lines = [f"| run | NFE | judged | seconds | {' | '.join(MEASURED.values())} |", "|---" * (4 + len(MEASURED)) + "|"]
@@ -143,5 +161,6 @@ def part(rows: Sequence[Row]) -> str:
         once=average(scores(found["once"])),
         most=most[:-1],
         found=table(found, names, costs),
+        gains=gains(found, names, costs),
         measured=measured(found, names, most),
     )
