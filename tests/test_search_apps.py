@@ -20,7 +20,7 @@ from longtake.apps.rewarding import (
     usual_reward,
 )
 from longtake.apps.searches import SEARCHES, make_search, search
-from longtake.apps.worth import LOOKS, gain
+from longtake.apps.worth import CLIPS, QUEUES, gain, looks
 from longtake.core.check import check
 from longtake.core.forecast import forecast
 from longtake.core.schedule import flow
@@ -121,7 +121,7 @@ def test_a_budget_is_used_and_kept(name: str):
     factor = 64.0 if name == "reflect" else 4.0
     values, reached = afford(row, inner, {}, factor, 20)
     assert 1 < reached <= factor
-    sizes = next(list(sizes) for sizes in row.sizes({}, 16) if values in sizes)
+    sizes = next(list(sizes) for sizes in row.sizes({}, list(looks(inner))) if values in sizes)
     if values != sizes[-1]:  # the next larger one is too dear
         following = make_search(row, inner, Blank(), sizes[sizes.index(values) + 1], 20)
         assert forecast(following, 20).nfe > factor * forecast(inner, 20).nfe
@@ -143,11 +143,11 @@ def test_a_budget_is_shared_between_candidates_and_the_steps_of_their_looks(fact
     final, error = torch.randn(2, 20_000, 64, generator=draw)
 
     def simulated(many: int, look: int) -> float:
-        r = LOOKS[look]
+        r = CLIPS[look]
         seen = r * final + (1 - r * r) ** 0.5 * error
         return float(final.gather(1, seen[:, :many].argmax(1, keepdim=True)).mean())
 
-    pairs = [(min(int((factor - 1) * steps) // look, 64), look) for look in LOOKS if look < steps]
+    pairs = [(min(int((factor - 1) * steps) // look, 64), look) for look in CLIPS if look < steps]
     best = max(simulated(many, look) for many, look in pairs if many > 1)
     chosen = simulated(values["candidates"], values["preview_steps"])
     assert chosen == pytest.approx(best, abs=0.02) and chosen > simulated(min(int((factor - 1) * steps), 64), 1)
@@ -157,16 +157,39 @@ def test_the_best_of_many_lies_where_chance_puts_it():
     drawn = torch.randn(200_000, 16, generator=torch.Generator().manual_seed(0))
     for many in (1, 2, 3, 5, 9, 16):
         want = float(drawn[:, :many].amax(1).mean())
-        assert gain({"candidates": many}) == pytest.approx(want, abs=0.02)
-        assert gain({"width": many, "candidates": 1, "preview_steps": 4}) == pytest.approx(LOOKS[4] * want, abs=0.02)
+        assert gain({"candidates": many}, CLIPS) == pytest.approx(want, abs=0.02)
+        for worth in (CLIPS, QUEUES):
+            seen = gain({"width": many, "candidates": 1, "preview_steps": 4}, worth)
+            assert seen == pytest.approx(worth[4] * want, abs=0.02)
 
 
-def test_what_looks_are_worth_is_what_was_measured():
-    rows = [json.loads(line) for line in (ROOT / "benchmarks/results/previews.jsonl").read_text().splitlines()]
+@pytest.mark.parametrize(("name", "table"), [("previews", CLIPS), ("queue_previews", QUEUES)])
+def test_what_looks_are_worth_is_what_was_measured(name: str, table: dict[int, float]):
+    rows = [json.loads(line) for line in (ROOT / f"benchmarks/results/{name}.jsonl").read_text().splitlines()]
     newest = [row["metrics"]["rank_correlation"] for row in rows if row["weights"] == rows[-1]["weights"]]
-    for look, worth in LOOKS.items():
+    assert {str(look) for look in table} == set(newest[0]["text"])
+    for look, worth in table.items():
         scores = [score[str(look)] for row in newest for score in row.values()]
-        assert worth == pytest.approx(sum(scores) / len(scores), abs=0.0051)
+        assert worth == pytest.approx(max(sum(scores) / len(scores), 0.01), abs=0.0051)
+
+
+def test_looks_on_queues_are_weighed_by_what_was_measured_on_queues():
+    inners = rollouts()
+    for name in ("fifo", "progressive", "miga", "rolling"):
+        assert looks(inners[name]) == {look: worth for look, worth in QUEUES.items() if look < 16}
+    for name in ("plain", "chunk", "replace", "windows", "freenoise"):
+        assert looks(inners[name]) == {look: worth for look, worth in CLIPS.items() if look < 16}
+    nested = make_search(SEARCHES["best-of-n"], inners["fifo"], Blank(), {"candidates": 2})
+    assert looks(nested) == looks(inners["fifo"])
+    # a budget at which what is spent on longer looks is worth it on clips alone, tried one by one
+    for name in ("fifo", "chunk"):
+        inner = inners[name]
+        values, _ = afford(SEARCHES["beam"], inner, {"width": 1}, 12.0, 20)
+        found = {}
+        for look, worth in looks(inner).items():
+            many, _ = afford(SEARCHES["beam"], inner, {"width": 1, "preview_steps": look}, 12.0, 20)
+            found[look] = gain(many, {look: worth})
+        assert values["preview_steps"] == max(found, key=lambda look: found[look])
 
 
 def test_a_beam_of_one_clip_gets_what_k_step_gets_for_a_budget():

@@ -8,10 +8,9 @@ from functools import cache
 from typing import Any
 
 from longtake.apps.searches import Search, Values, make_search
-from longtake.apps.worth import gain
+from longtake.apps.worth import gain, looks
 from longtake.core.forecast import forecast
 from longtake.errors import UsageError
-from longtake.search.branch import leaf
 
 LONGEST = 120
 
@@ -40,13 +39,14 @@ def afford(row: Search, inner: Any, values: Values, factor: float, latents: int)
     def times(size: dict[str, Any]) -> float:
         return forecast(make_search(row, inner, Blank(), size, latents), latents).nfe / base
 
-    rows = [[{**size, **values} for size in sizes] for sizes in row.sizes(values, leaf(inner).schedule.num_steps)]
+    worth = looks(inner)
+    rows = [[{**size, **values} for size in sizes] for sizes in row.sizes(values, list(worth))]
     best = rows[0][0], times(rows[0][0])  # the smallest, with the shortest look
     if best[1] > factor:
         raise UsageError(f"--search-budget {factor:g}x is too little for {row.name}: its smallest costs "
                          f"{best[1]:.3g}x; give that or more, or --search none")  # fmt: skip
     for tried in reversed(rows):  # the longest look first
-        if len(rows) > 1 and gain(tried[-1]) <= gain(best[0]):
+        if len(rows) > 1 and gain(tried[-1], worth) <= gain(best[0], worth):
             continue  # not even with all candidates that may be asked for
 
         @cache
@@ -55,7 +55,7 @@ def afford(row: Search, inner: Any, values: Values, factor: float, latents: int)
 
         if costs(place) <= factor:
             place = _last(costs, place, len(tried), factor)  # a shorter look never buys less
-            if len(rows) == 1 or gain(tried[place]) > gain(best[0]):
+            if len(rows) == 1 or gain(tried[place], worth) > gain(best[0], worth):
                 best = tried[place], costs(place)
     return best
 

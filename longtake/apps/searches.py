@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,8 +33,8 @@ class Search:
     """A row of the table.
 
     make    builds the search
-    sizes   (parameters, steps) -> rows of parameters of growing cost, of which a budget picks the last it can pay; of
-            several rows, whose looks differ, what gains most (apps/worth)
+    sizes   (parameters, steps of looks) -> rows of parameters of growing cost, of which a budget picks the last it
+            can pay; of several rows, whose looks differ, what gains most (apps/worth)
     queues  whether it works on methods whose rows differ in level
     reward  the reward that it takes if none is given; None: the best at hand; "": it needs none
     unfinished  whether it judges clips that are halfway
@@ -44,7 +44,7 @@ class Search:
     help: str
     paper: str
     make: Make
-    sizes: Callable[[Values, int], Sizes]
+    sizes: Callable[[Values, Sequence[int]], Sizes]
     parameters: tuple[Parameter, ...] = ()
     aliases: tuple[str, ...] = ()
     queues: bool = True
