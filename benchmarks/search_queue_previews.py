@@ -63,7 +63,7 @@ def measure(model: Any, supplies: Supplies, prompt: str, seed: int, candidates: 
     can, line, engine = model.denoiser.can, Timeline.of(prompt), Engine(model.denoiser, batch=4)
     fifo = Fifo(can.latent_shape, model.denoiser.schedule, Solver(model.solver), can.window)
     reward = make_reward(parse_reward("+".join(search_previews.REWARDS)), supplies, {})
-    member = branch.first(reward, engine.drive(fifo.init(seed, line)), (), KEEP)
+    member = branch.first(reward, engine.drive(fifo.init(seed, line)), (), KEEP, branch.begun(fifo, seed))
     told: list[dict[str, Any]] = []
     for tick in range(max(TICKS) + 1):
         if tick in TICKS:

@@ -18,6 +18,8 @@ from torch import Tensor
 from longtake.core.engine import Engine
 from longtake.core.rollout import Timeline
 from longtake.core.stream import stream
+from longtake.search.beam import beam
+from longtake.search.proposals import Mixture
 from tests import cases, search_cases
 from tests.pretend import NAME, pretended
 
@@ -65,6 +67,10 @@ def every_case() -> dict[str, Callable[[], None]]:
             found[f"{name}, {solver.name}"] = lambda rollout=rollout, until=until: check_rollout(rollout, until)
     for name, search in search_cases.every_search().items():
         found[f"search {name}"] = lambda search=search: check_rollout(search, 8)
+    # past noise lies on either side: proposals made some of it there, and the rest was drawn on the host
+    mixture = Mixture(search_cases.EVERY, dims=3, inversion_steps=2)
+    volume = beam(cases.rollouts()["fifo"], cases.Smooth(), 2, 5, proposals=mixture)
+    found["filters over time"] = lambda: check_rollout(volume, 24)
     return found
 
 

@@ -274,9 +274,9 @@ def test_freeinit_makes_its_noise_as_the_paper_says():
     from longtake.core.noise import fold
 
     drawn = [row.x for row in inner.fork(start, fold(0, "freeinit", 0)).queue.rows]
-    k = 15  # level 16 of this schedule holds nothing of the clip
-    assert S16.alphas[16] == 0 < S16.alphas[15]
-    noised = torch.stack([S16.alphas[k] * c + S16.sigmas[k] * r for c, r in zip(clip, rows, strict=True)])
+    assert S16.alphas[16] == 0  # the last level holds nothing of the clip: it counts as in the paper's model
+    alpha, sigma = 0.068, math.sqrt(1 - 0.068**2)
+    noised = torch.stack([alpha * c + sigma * r for c, r in zip(clip, rows, strict=True)])
     want = _by_hand(noised, torch.stack(drawn), 0.5)
     assert float((torch.stack([row.x for row in mixed.queue.rows]) - want).abs().max()) < 1e-4
 

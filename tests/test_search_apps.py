@@ -203,9 +203,9 @@ def test_a_beam_of_one_clip_gets_what_k_step_gets_for_a_budget():
 def test_what_is_too_dear_is_told_by_the_smallest_alone(monkeypatch: pytest.MonkeyPatch):
     asked = []
 
-    def counted(*args: Any) -> Any:
+    def counted(*args: Any, **named: Any) -> Any:
         asked.append(args)
-        return forecast(*args)
+        return forecast(*args, **named)
 
     monkeypatch.setattr("longtake.apps.budget.forecast", counted)
     with pytest.raises(UsageError, match="its smallest costs 5x"):  # 64 candidates of one step, and the 16 of the clip

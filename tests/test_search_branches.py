@@ -34,7 +34,7 @@ def test_beams_by_their_sums_are_ranked_by_their_sums():
         state = now
         for one in emission.info.candidates:
             told.setdefault(one.tick, []).append(one)
-    totals, differed = {f"{0:016x}": 0.0}, False
+    totals, differed = {f"{branch.begun(search.inner, 7):016x}": 0.0}, False
     for tick in sorted(told):
         mine = {one.name: totals[one.parent] + one.score for one in told[tick]}
         kept = {one.name for one in told[tick] if one.verdict == "kept"}

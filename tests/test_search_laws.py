@@ -14,6 +14,7 @@ from longtake.core.rollout import Timeline
 from longtake.core.solvers import Solver
 from longtake.core.stream import stream
 from longtake.search.beam import beam
+from longtake.search.branch import begun
 from longtake.search.population import Population
 from longtake.testing.laws import resumed
 from tests.cases import equal, oracle, rollouts, run
@@ -95,7 +96,7 @@ def test_the_book_holds_every_candidate_once(name: str):
         return  # the outer search's book is this one; the inner's is in its children
     told = [candidate for emission in emissions(search, 16) for candidate in emission.info.candidates]
     assert told
-    names = {candidate.name for candidate in told} | {f"{0:016x}"}
+    names = {candidate.name for candidate in told} | {f"{begun(search.inner, 7):016x}"}
     assert {candidate.parent for candidate in told} <= names
     assert len({(candidate.tick, candidate.name) for candidate in told}) == len(told)
     for tick in {candidate.tick for candidate in told}:

@@ -86,9 +86,11 @@ def test_searches_between_two_steps_need_two_steps():
     for name, values in (("latsearch", {}), ("local", {"mode": "paths"})):
         with pytest.raises(UsageError, match="give --steps 2 or more"):
             make_search(SEARCHES[name], one, Blank(), values)
-        for rounds in (1, 2, 5):
+        for rounds in (1, 2):
             more = {**values, "rounds": rounds} if values else {}
             assert make_search(SEARCHES[name], two, Blank(), more).marks == (1,)
+    with pytest.raises(UsageError, match="between a quarter and three quarters of 2 steps there are 1; give that"):
+        make_search(SEARCHES["local"], two, Blank(), {"mode": "paths", "rounds": 5})
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,9 @@ def parse_budget(text: str) -> float:
     return factor
 
 
-def afford(row: Search, inner: Any, values: Values, factor: float, latents: int) -> tuple[dict[str, Any], float]:
+def afford(
+    row: Search, inner: Any, values: Values, factor: float, latents: int, seed: int = 0
+) -> tuple[dict[str, Any], float]:
     """(parameters of the largest search that costs at most `factor` times the run without it, the factor it reaches).
 
     What was set stays as set; where looks may have more steps, they share the budget with the candidates as gains most
@@ -37,7 +39,7 @@ def afford(row: Search, inner: Any, values: Values, factor: float, latents: int)
     base, place = forecast(inner, latents).nfe, 0
 
     def times(size: dict[str, Any]) -> float:
-        return forecast(make_search(row, inner, Blank(), size, latents), latents).nfe / base
+        return forecast(make_search(row, inner, Blank(), size, latents), latents, seed=seed).nfe / base
 
     worth = looks(inner)
     rows = [[{**size, **values} for size in sizes] for sizes in row.sizes(values, list(worth))]

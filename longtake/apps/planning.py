@@ -90,7 +90,7 @@ def afforded(request: Request, settings: Settings, facts: Facts) -> tuple[Settin
     factor, row = parse_budget(request.search_budget), search(settings.search)
     latents = length_of(settings, facts.can)
     inner = dry_rollout(replace(settings, search="none"), facts.can)
-    values, reached = afford(row, inner, settings.search_parameters, factor, latents or 200)
+    values, reached = afford(row, inner, settings.search_parameters, factor, latents or 200, settings.seed)
     return replace(settings, search_parameters=values), [told(row, values, reached)]
 
 
@@ -125,17 +125,17 @@ def dry_run(settings: Settings, facts: Facts) -> tuple[Forecast, int | None]:
     # which windows need both of two experts depends on the noise schedule, which is not loaded: then it is a bound
     many = facts.experts if facts.experts > 1 and mixes_levels(leaf(rollout), clean=False) else 1
     factor = many * facts.cost
-    paid = cost(rollout, EXACT_LATENTS if latents is None else latents, context, factor)
+    paid = cost(rollout, EXACT_LATENTS if latents is None else latents, context, factor, settings.seed)
     return replace(paid, exact=paid.exact and many == 1), latents
 
 
-def cost(rollout: Any, latents: int, context: int = 0, factor: Cost = 1) -> Forecast:
+def cost(rollout: Any, latents: int, context: int = 0, factor: Cost = 1, seed: int = 0) -> Forecast:
     """`forecast`, continued along a straight line beyond 1,000 latents: methods repeat themselves within that."""
     if latents <= EXACT_LATENTS:
-        return forecast(rollout, latents, context=context, cost=factor)
+        return forecast(rollout, latents, context=context, cost=factor, seed=seed)
     cycle = max(getattr(rollout, "cycle", 1), 1)
     base = EXACT_LATENTS - (EXACT_LATENTS - latents) % cycle  # as far into the cycle as `latents`
-    near, far = (forecast(rollout, n, context=context, cost=factor) for n in (base - cycle, base))
+    near, far = (forecast(rollout, n, context=context, cost=factor, seed=seed) for n in (base - cycle, base))
     times = (latents - base) // cycle
     return replace(
         far,

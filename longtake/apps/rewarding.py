@@ -263,7 +263,16 @@ def heeded(terms: Sequence[tuple[str, float]], values: Mapping[str, Values]) -> 
                 f"{', '.join(f'{owner}.{name}' for name in given)} has no effect: the reward is {'+'.join(names)}; "
                 f"leave it out, or add {said}"
             )
-    given = values.get("consistency", {})
+    given, of = values.get("consistency", {}), values.get("motion", {})
+    if given.get("parts") == "local" and "anchor" in given:
+        raise UsageError(
+            f"consistency.anchor={given['anchor']} has no effect with parts=local, which looks at no anchor; leave one "
+            f"of them out"
+        )
+    if of.get("of") == "latents" and "see" in of:
+        raise UsageError(
+            f"motion.see={of['see']} has no effect with of=latents, which looks at no picture; leave one of them out"
+        )
     if "lag" in given and given.get("anchor") != "lag":
         raise UsageError(
             f"consistency.lag={given['lag']} has no effect; add --set consistency.anchor=lag, or leave it out"

@@ -14,7 +14,8 @@ from longtake.core.check import searchable
 from longtake.core.rollout import Reward
 from longtake.errors import UsageError
 from longtake.rewards.latent import LatentCosine
-from longtake.search.beam import beam
+from longtake.rewards.sums import Floored, Weighted
+from longtake.search.beam import WIDTH, beam
 from longtake.search.best_of import best_of
 from longtake.search.evolve import evolve
 from longtake.search.freeinit import FreeInit
@@ -100,9 +101,24 @@ def _latsearch(inner: Any, reward: Reward, values: Values, length: int | None) -
 
 
 def _beam(inner: Any, reward: Reward, values: Values, length: int | None) -> Any:
+    if values.get("width", WIDTH) == 1:
+        for name in ("max_lag", "cumulative"):
+            if values.get(name):
+                raise ValueError(f"beam.{name} has no effect on one branch; give beam.width=2 or more, or leave it out")
     rest = {name: value for name, value in values.items() if name != "proposals"}
     mixture = Mixture(values["proposals"]) if "proposals" in values else None
     return beam(inner, reward, proposals=mixture, **rest)
+
+
+def _evolve(inner: Any, reward: Reward, values: Values, length: int | None) -> Any:
+    if len(values.get("population", (0, 0))) == 1:
+        for name in ("mutation", "elite"):
+            if name in values:
+                raise ValueError(
+                    f"evolve.{name} has no effect on one generation; give evolve.population=4,2 or the like, or leave "
+                    f"it out"
+                )
+    return evolve(inner, reward, **values)
 
 
 def _reflect(inner: Any, reward: Reward, values: Values, length: int | None) -> Any:
@@ -112,9 +128,16 @@ def _reflect(inner: Any, reward: Reward, values: Values, length: int | None) -> 
             f"or --search none"
         )
     made = fitted(inner, reward, **values)
-    if isinstance(reward, LatentCosine) and not reward.eval:  # it judges what the search judges
-        return replace(made, reward=replace(reward, eval=made.eval, ref=made.ref))
-    return made
+    return replace(made, reward=_segmented(reward, made.eval, made.ref))
+
+
+def _segmented(reward: Any, eval: int, ref: int) -> Any:
+    # a latent cosine judges what the search judges, in a sum and above a floor too
+    if isinstance(reward, Weighted):
+        return Weighted([(weight, _segmented(term, eval, ref)) for weight, term in reward.terms])
+    if isinstance(reward, Floored):
+        return Floored(_segmented(reward.reward, eval, ref), reward.motion, reward.floor)
+    return replace(reward, eval=eval, ref=ref) if isinstance(reward, LatentCosine) and not reward.eval else reward
 
 
 SEARCHES: dict[str, Search] = {
@@ -186,7 +209,7 @@ SEARCHES: dict[str, Search] = {
             "evolve",
             "generations of clips that begin ever later, from changed copies of good ones",
             "EvoSearch, He et al. 2025",
-            lambda inner, reward, values, length: evolve(inner, reward, **values),
+            _evolve,
             populations,
             (
                 Counts("population", int, "members of each generation", 1),

@@ -33,7 +33,8 @@ def beams(values: Values, looks: Sequence[int]) -> Sizes:
         name = "candidates" if "width" in values else "width"
         return _looked([{name: number} for number in range(2, 65)], values, looks)
     # candidates of one branch gain as much as as many of several, which may hold latents back and cost more
-    pairs = [*((1, number) for number in range(2, 65)), *((number, 64) for number in range(2, 9))]
+    least = 2 if values.get("cumulative") or values.get("max_lag") else 1  # one branch has no use for these
+    pairs = [*((least, number) for number in range(2, 65)), *((number, 64) for number in range(least + 1, 9))]
     return _looked([{"width": width, "candidates": many} for width, many in pairs], values, looks)
 
 

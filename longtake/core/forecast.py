@@ -40,10 +40,16 @@ class Forecast:
 
 
 def forecast(
-    rollout: Rollout[Any], num_latents: int, timeline: Timeline | str = "", context: int = 0, cost: Cost = 1
+    rollout: Rollout[Any],
+    num_latents: int,
+    timeline: Timeline | str = "",
+    context: int = 0,
+    cost: Cost = 1,
+    seed: int = 0,
 ) -> Forecast:
     """Run `rollout` without a network until `num_latents` are out, from `context` clean latents.
 
+    `seed` is the run's: what a search draws, such as whether a candidate comes of an inversion, may cost calls.
     A search that may hold latents back is charged for as many more as it may hold: then its cost is a bound.
     Searches move many branches a tick, and with a reward that prefers nobody their ticks soon repeat themselves: from
     there on what a period costs is added up, not run again. Methods without a search are run to their end, where they
@@ -51,7 +57,7 @@ def forecast(
     """
     timeline = Timeline.of(timeline) if isinstance(timeline, str) else timeline
     ghost, engine = emptied(rollout), Engine(Ghost(cost), batch=1 << 20)
-    state = engine.drive(ghost.init(0, timeline, [torch.zeros(ghost.shape)] * context))
+    state = engine.drive(ghost.init(seed, timeline, [torch.zeros(ghost.shape)] * context))
     begun, until = (engine.meter.nfe, engine.meter.frame_nfe), num_latents + lag(rollout)
     repeats, ticks, period = Repeats(rollout.in_flight), [], 0
     for state, emission in stream(ghost, engine, state, until):

@@ -93,6 +93,7 @@ class View:
     guide   latents to decode before the recent ones from an empty cache (`Emission.guide`)
     memory  what the reward's `follow` made of the branch's latents before the recent ones: decoder cache, anchors
     prompt  of the clip that is judged
+    span    how many latents at the end of the clip are judged; None: of what is unfinished as many as a reward reads
     """
 
     index: tuple[int, ...]
@@ -105,6 +106,7 @@ class View:
     guide: tuple[Float[Tensor, "C H W"], ...] = ()
     memory: Any = None
     prompt: str = ""
+    span: int | None = None
 
     @property
     def clip(self) -> tuple[Tensor, ...]:
@@ -115,6 +117,11 @@ class View:
     def before(self) -> tuple[Tensor, ...]:
         """The finished latents that the clip follows."""
         return self.past[: max(len(self.past) - self.recent, 0)]
+
+    def judged(self, most: int | None = None) -> tuple[Tensor, ...]:
+        """The end of the clip that is judged: `span` latents of it, or where the search names none at most `most`."""
+        many = most if self.span is None else self.span
+        return self.clip if many is None else self.clip[max(len(self.clip) - many, 0) :]
 
 
 def entering(timeline: Timeline, shape: Sequence[int], level: int, index: int, path: int) -> Row:

@@ -18,7 +18,7 @@ from longtake.rewards.features import Encoder
 
 
 class ClipMin:
-    """Eq. 4 on the last `span` latents of a clip (None: all of it)."""
+    """Eq. 4 on a finished clip, of an unfinished one on its last `span` latents (None: all of it)."""
 
     def __init__(self, eyes: Eyes, encoder: Encoder, span: int | None = None) -> None:
         self.eyes, self.encoder, self.span, self.needs = eyes, encoder, span, eyes.needs

@@ -30,7 +30,7 @@ from longtake.rewards.features import Encoder
 
 
 class Consistency:
-    """Eq. 7 on the last `span` latents of a clip (None: all of it)."""
+    """Eq. 7 on a finished clip, of an unfinished one on its last `span` latents (None: all of it)."""
 
     def __init__(
         self,

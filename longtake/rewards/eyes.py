@@ -37,7 +37,8 @@ class PreviewNet(Protocol):
 class Eyes(Protocol):
     """`follow` turns finished latents into pictures and returns the branch's cache; `look` does a clip, for no keeps.
 
-    `span`: only that many latents at the end of a clip are looked at, None: all. `decodes` counts latents decoded.
+    `span`: of unfinished clips only that many latents at the end are looked at, None: all (`View.judged`). `decodes`
+    counts latents decoded.
     """
 
     needs: frozenset[str]
@@ -63,7 +64,7 @@ class Previews:
 
     def look(self, views: Sequence[View], span: int | None = None) -> list[Pictures]:
         """A picture of each latent of each clip."""
-        clips = [view.clip if span is None else view.clip[-span:] for view in views]
+        clips = [view.judged(span) for view in views]
         key = tuple(id(latent) for clip in clips for latent in clip)
         if key != self._last[0] or not key:  # the terms of a sum look at the same clips one after the other
             distinct = {id(latent): latent for clip in clips for latent in clip}
@@ -97,9 +98,9 @@ class Decoded:
         return [self._one(view, span) for view in views]
 
     def _one(self, view: View, span: int | None) -> Pictures:
-        clip = view.clip
-        if span is not None and len(clip) > span:
-            pictures, _ = self._decode(clip[-span - 1 :], None)
+        clip, many = view.clip, len(view.judged(span))
+        if many < len(clip):
+            pictures, _ = self._decode(clip[-many - 1 :], None)
             return pictures[1:]
         cache = view.memory.cache if view.memory is not None else None
         return self.follow(cache, Emission(0, clip, guide=view.guide))[0]

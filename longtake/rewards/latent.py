@@ -62,7 +62,7 @@ class LatentCosine:
         done = len(view.past) - view.recent
         clip = [*view.past[max(done, 0) :], *(view.x0 if self.read == "x0" else view.x)]
         line = [*view.past[: max(done, 0)], *clip]
-        many = min(self.eval or len(clip), len(clip), len(line) - 1)
+        many = min(self.eval or len(view.judged()), len(clip), len(line) - 1)
         if many < 1:
             return 0.0
         return latent_cosine(line[len(line) - many :], line[max(len(line) - many - self.ref, 0) : len(line) - many])

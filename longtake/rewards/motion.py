@@ -23,7 +23,9 @@ from longtake.rewards.eyes import Eyes
 
 
 class Motion:
-    """Change between neighbours over the last `span` latents of a clip (None: all). `eyes` None: of latents."""
+    """Change between neighbours over a finished clip, or the last `span` latents of an unfinished one (None: all).
+    `eyes` None: of latents.
+    """
 
     def __init__(self, eyes: Eyes | None = None, span: int | None = None) -> None:
         self.eyes, self.span = eyes, span
@@ -50,7 +52,7 @@ class Motion:
         return [self._pictures(clip, view) for clip, view in zip(clips, views, strict=True)]
 
     def _pictures(self, clip: Tensor, view: View) -> float | None:
-        whole = self.span is None or len(view.clip) <= self.span
+        whole = len(view.judged(self.span)) == len(view.clip)
         if whole and view.memory is not None and view.memory.picture is not None and len(clip):
             clip = torch.cat([view.memory.picture[None].to(clip), clip])
         if len(clip) < 2:
@@ -58,7 +60,7 @@ class Motion:
         return float((clip[1:].float() - clip[:-1].float()).abs().mean()) / 255
 
     def _latents(self, view: View) -> float | None:
-        clip = view.clip if self.span is None else view.clip[-self.span :]
+        clip = view.judged(self.span)
         if len(clip) == len(view.clip):
             clip = (*view.before[-1:], *clip)
         if len(clip) < 2:

@@ -115,7 +115,9 @@ def share_of_noise(schedule: NoiseSchedule, level: int) -> float:
 
 
 class LatentReward:
-    """The model as a reward, on the last `span` latents of a clip; finished ones count as free of noise."""
+    """The model as a reward; finished latents count as free of noise. It reads `span` latents at a time (None: all):
+    of an unfinished clip the last, of longer ones that are finished one window after the other, which are averaged.
+    """
 
     needs = frozenset({"x", "x0", "past"})
 
@@ -133,11 +135,16 @@ class LatentReward:
         shares = [0.0] * len(done) + [share_of_noise(self.schedule, level) for level in view.level]
         if not latents:
             return 0.0
-        span = self.span or len(latents)
+        stop, many = len(latents), len(view.judged(self.span))
+        span = min(self.span or many, many)
+        starts = sorted({stop - span, *range(stop - many, stop - span, span)})
         weight = next(self.net.parameters())
-        x, x0 = (torch.stack([latent.to(weight) for latent in part[-span:]])[None] for part in (latents, guessed))
         words = [buckets_of(view.prompt, self.net.config["words"])]  # type: ignore[arg-type]
-        return float(self.net(x, x0, torch.tensor([shares[-span:]]).to(weight), words).sum())
+        scores = []
+        for window in (slice(start, start + span) for start in starts):
+            x, x0 = (torch.stack([latent.to(weight) for latent in part[window]])[None] for part in (latents, guessed))
+            scores.append(float(self.net(x, x0, torch.tensor([shares[window]]).to(weight), words).sum()))
+        return sum(scores) / len(scores)
 
 
 def exists(folder: Path) -> bool:

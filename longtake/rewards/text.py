@@ -42,7 +42,7 @@ class Reader(Protocol):
 
 
 class Text:
-    """A reader on the last `span` latents of a clip (None: all of it)."""
+    """A reader on a finished clip, or on the last `span` latents of an unfinished one (None: all of it)."""
 
     def __init__(self, eyes: Eyes, reader: Reader, span: int | None = None) -> None:
         self.eyes, self.reader, self.span, self.needs = eyes, reader, span, eyes.needs

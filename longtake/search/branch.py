@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from longtake.core.noise import fold
+from longtake.core.noise import fold, root
 from longtake.core.plan import mixes_levels, ticks_to_show
 from longtake.core.rollout import Candidate, Emission, Info, Mix, Reward, Rollout, Timeline, View
 from longtake.core.rows import Row
@@ -70,20 +70,28 @@ class Member:
     origin: Origin = field(default_factory=Origin)
 
 
-def first(reward: Reward, state: Any, context: Sequence[Tensor], keep: int) -> Member:
-    """The branch that a run begins with, behind `context`."""
+def first(reward: Reward, state: Any, context: Sequence[Tensor], keep: int, name: int) -> Member:
+    """The branch that a run begins with, behind `context`. `name`: see `begun`."""
     emissions = (Emission(-len(context), tuple(context)),) if context else ()
-    member = Member(state, 0, past=tuple(context[max(len(context) - keep, 0) :]), recent=emissions)
+    member = Member(state, name, past=tuple(context[max(len(context) - keep, 0) :]), recent=emissions)
     return settled(reward, member)[0]
 
 
+def begun(inner: Rollout[Any], seed: int) -> int:
+    """The name of the branch that a search around `inner` begins with. What a search draws is keyed by it or by names
+    that are made of it, so that it depends on the seed, and on how deep the search is nested.
+    """
+    return fold(root(seed), "search", depth(inner))
+
+
 def moved(member: Member, state: Any, emission: Emission, keep: int) -> Member:
-    """The branch after a tick of its rollout; it keeps `keep` finished latents."""
+    """The branch after a tick of its rollout; it keeps what is finished since it forked, and `keep` latents before."""
     member = replace(member, state=state, age=member.age + 1)
     if not emission.latents:
         return member
-    bare = replace(emission, info=Info())
-    return replace(member, past=(*member.past, *emission.latents)[-keep:], recent=(*member.recent, bare))
+    recent = (*member.recent, replace(emission, info=Info()))
+    past = (*member.past, *emission.latents)[-keep - _many(recent) :]
+    return replace(member, past=past, recent=recent)
 
 
 def settled(reward: Reward, member: Member) -> tuple[Member, Info]:
@@ -97,18 +105,49 @@ def settled(reward: Reward, member: Member) -> tuple[Member, Info]:
 
 
 def look(inner: Rollout[Any], member: Member, timeline: Timeline, view: View | None = None) -> View:
-    """What a reward may read of a branch; `view` is the rollout's own of it, or of its preview."""
+    """What a reward may read of a branch; `view` is the rollout's own of it, or of its preview.
+
+    The prompt is that of the rows that are judged: of a view without `span` those of a window at its end.
+    """
     view = inner.view(member.state) if view is None else view
-    rows = [index for emission in member.recent for index in range(emission.start, emission.stop)]
-    rows += view.index
+    rows = [*_came_out(member), *view.index]
+    rows = rows[max(len(rows) - (leaf(inner).window if view.span is None else view.span), 0) :]
+    head = view.index[0] if view.index and view.span is None else rows[0] if rows else 0
     return replace(
         view,
         past=member.past,
-        recent=sum(len(emission.latents) for emission in member.recent),
+        recent=_many(member.recent),
         guide=member.recent[0].guide if member.recent else view.guide,
         memory=member.memory,
-        prompt=str(timeline.cond(rows)) if rows else "",
+        prompt=str(timeline.conds(head)(rows)) if rows else "",
     )
+
+
+def became(inner: Rollout[Any], member: Member, timeline: Timeline, out: bool = False) -> View:
+    """What a reward may read of a branch that is compared by what it became since it forked.
+
+    Of clips that are the rows that came out; while they are unfinished, their estimates. On queues it is what the
+    branch decided and the rows behind it, a window in all, or as many more as came out: the rows further behind are
+    noise whose estimates say little. `out`: what came out alone, as of videos that end there.
+    """
+    view, emitted = inner.view(member.state), member.state.emitted
+    (_, _, _, start, stop, _), window = member.origin, leaf(inner).window
+    end = emitted if out else max(stop, start + window, emitted)
+    places = [place for place, index in enumerate(view.index) if index < end]
+    parts = {name: tuple(getattr(view, name)[place] for place in places)
+             for name in ("index", "x", "x0", "level", "cond")}  # fmt: skip
+    rows = [*_came_out(member), *parts["index"]]
+    begin = rows[0] if rows and (out or whole(inner)) else start
+    span = max(sum(index >= begin for index in rows), min(window, len(rows)))
+    return look(inner, member, timeline, replace(view, **parts, span=span))
+
+
+def _came_out(member: Member) -> list[int]:
+    return [index for emission in member.recent for index in range(emission.start, emission.stop)]
+
+
+def _many(emissions: Sequence[Emission]) -> int:
+    return sum(len(emission.latents) for emission in emissions)
 
 
 def judged(reward: Reward, views: list[View]) -> tuple[list[float], Info]:

@@ -6,14 +6,16 @@ noise of the next round. It wraps any rollout whose clips come out whole: plain,
 Symbols: T iterations -> iterations, d_s = d_t -> cutoff (a share of the highest frequency), n = 4 of the Butterworth
 filter.
 
-Deviation: where the schedule ends in pure noise (flow matching) nothing of the clip is left at level S, so it is
-noised to the level below, S - 1. All clips of a chain are refined one after the other; the paper has one. Latents that
-are given (a picture to end on) have no noise: the filter runs over the others.
+Deviation: the paper's model keeps .068 of the clip at its last level. Where a schedule keeps less there (flow matching
+and zero terminal SNR keep nothing, UniPC's grids of flow models a millionth) the round would know nothing of the one
+before, so the clip is mixed in at that share. All clips of a chain are refined one after the other; the paper has one.
+Latents that are given (a picture to end on) have no noise: the filter runs over the others.
 Cost: iterations times the inner rollout, exactly. One iteration is the inner rollout, bit for bit.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,8 +27,12 @@ from torch import Tensor
 from longtake.core.noise import fold
 from longtake.core.rollout import Emission, Info, Mix, Timeline, View
 from longtake.core.rows import Row
+from longtake.core.schedule import NoiseSchedule
 from longtake.core.step import Step
 from longtake.search import branch
+
+SIGNAL = 0.068
+"""Share of the clip that is left at the last level of the paper's model (Stable Diffusion's schedule)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,11 +142,16 @@ class FreeInit:
             )
         clip = torch.stack([emission.latents[index - emission.start] for index in rows])
         first, fresh = (torch.stack([part[index] for index in rows]) for part in (old, drawn))
-        schedule = branch.leaf(self.inner).schedule
-        level = next(level for level in range(schedule.num_steps, 0, -1) if schedule.alphas[level] > 0)
-        noised = schedule.alphas[level] * clip.to(first) + schedule.sigmas[level] * first
+        alpha, sigma = kept(branch.leaf(self.inner).schedule)
+        noised = alpha * clip.to(first) + sigma * first
         mixed = low_pass_mix(noised, fresh.to(first), self.cutoff)
         return self.inner.fork(state.start, key, lambda row, _: mixed[rows.index(row.index)].clone())
+
+
+def kept(schedule: NoiseSchedule) -> tuple[float, float]:
+    """(alpha, sigma) that a clip is noised to: those of the last level, with at least the paper's share of signal."""
+    alpha, sigma = schedule.alphas[-1], schedule.sigmas[-1]
+    return (alpha, sigma) if alpha >= SIGNAL else (SIGNAL, math.sqrt(1 - SIGNAL**2))
 
 
 def low_pass_mix(

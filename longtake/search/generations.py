@@ -148,13 +148,14 @@ class Generations:
     def init(self, seed: int, timeline: Timeline, context: Sequence[Tensor] = ()) -> Step[GenerationState]:
         """Before the first clip."""
         state = yield from self.inner.init(seed, timeline, context)
-        return GenerationState(branch.first(self.reward, state, context, self._keep), timeline)
+        member = branch.first(self.reward, state, context, self.memory, branch.begun(self.inner, seed))
+        return GenerationState(member, timeline)
 
     def step(self, state: GenerationState) -> Step[tuple[GenerationState, Emission]]:
         """One tick of the generation under way; at its end score it and breed the next, or release the best."""
         if not state.running and not self.inner.fresh(state.base.state):  # nothing to decide: between groups of a queue
             inner, emission = yield from self.inner.step(state.base.state)
-            base = branch.moved(state.base, inner, emission, self._keep)
+            base = branch.moved(state.base, inner, emission, self.memory)
             told, book = branch.joined(state.emitted, [emission] if emission.latents else [], state.book)
             return replace(state, base=base, tick=state.tick + 1, book=book), told
         if not state.running:
@@ -206,12 +207,8 @@ class Generations:
             made.append(self._noted(Individual(member)))
         return tuple(made)
 
-    @property
-    def _keep(self) -> int:
-        return max(self.memory, self.inner.in_flight)
-
     def _moved(self, one: Individual, state: Any, emission: Emission) -> Individual:
-        member = branch.moved(one.member, state, emission, self._keep)
+        member = branch.moved(one.member, state, emission, self.memory)
         if self.num == 1:
             member = replace(member, recent=())  # nothing is ever judged
         return self._noted(replace(one, member=member, out=(*one.out, emission) if emission.latents else one.out))
@@ -229,7 +226,7 @@ class Generations:
         members = [one.member for one in state.running]
         if self.num == 1:
             return replace(state, pool=state.running, running=())
-        scores, cost = branch.judged(self.reward, [branch.look(self.inner, m, state.timeline) for m in members])
+        scores, cost = branch.judged(self.reward, [branch.became(self.inner, m, state.timeline) for m in members])
         tried = [
             replace(one, member=replace(one.member, score=score))
             for one, score in zip(state.running, scores, strict=True)

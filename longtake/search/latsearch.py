@@ -141,7 +141,8 @@ class LatSearch:
     def init(self, seed: int, timeline: Timeline, context: Sequence[Tensor] = ()) -> Step[ParticleState]:
         """One particle."""
         state = yield from self.inner.init(seed, timeline, context)
-        return ParticleState((branch.first(self.reward, state, context, self._kept),), timeline)
+        member = branch.first(self.reward, state, context, self.memory, branch.begun(self.inner, seed))
+        return ParticleState((member,), timeline)
 
     def step(self, state: ParticleState) -> Step[tuple[ParticleState, Emission]]:
         """Fork where something is undecided, tick all particles in lockstep, score and thin them at the levels."""
@@ -180,12 +181,8 @@ class LatSearch:
         """The first particle's."""
         return branch.look(self.inner, state.members[0], state.timeline)
 
-    @property
-    def _kept(self) -> int:
-        return max(self.memory, self.inner.in_flight)
-
     def _moved(self, member: Member, state: Any, emission: Emission) -> Member:
-        after = branch.moved(member, state, emission, self._kept)
+        after = branch.moved(member, state, emission, self.memory)
         if self.num == 1:
             after = replace(after, recent=())  # nothing is ever judged
         if emission.latents:
@@ -204,7 +201,7 @@ class LatSearch:
         return members
 
     def _thinned(self, members: list[Member], level: int, state: ParticleState) -> tuple[list[Member], Info]:
-        scores, cost = branch.judged(self.reward, [branch.look(self.inner, m, state.timeline) for m in members])
+        scores, cost = branch.judged(self.reward, [branch.became(self.inner, m, state.timeline) for m in members])
         shares = weights(scores, self.temperature)
         members = [
             replace(member, score=score, total=member.total + share)
@@ -238,13 +235,16 @@ class LatSearch:
 
 
 def weights(scores: Sequence[float], temperature: float) -> list[float]:
-    """A softmax of scores in units of their standard deviation, over `temperature`; equal scores weigh the same."""
+    """A softmax of scores in units of their standard deviation, over `temperature`; equal scores weigh the same.
+
+    Beside infinite scores all others weigh nothing, and those that are no number, minus infinity, weigh nothing either.
+    """
     values = np.asarray(scores, dtype=np.float64)
-    finite = values[np.isfinite(values)]
-    spread = float(finite.std()) if len(finite) else 0.0
-    if spread == 0:
-        return [1 / len(values)] * len(values)
-    powers = np.exp(np.where(np.isfinite(values), (values - finite.max()) / (spread * temperature), -math.inf))
+    counted = values == values.max() if math.isinf(values.max()) else np.isfinite(values)
+    finite = values[counted] if np.isfinite(values[counted]).all() else np.zeros(counted.sum())
+    spread = float(finite.std()) or 1.0
+    powers = np.zeros(len(values))
+    powers[counted] = np.exp((finite - finite.max()) / (spread * temperature))
     return [float(share) for share in powers / powers.sum()]
 
 

@@ -46,4 +46,9 @@ def local(
     # evenly from 3/4 of the steps down to 1/4, where the layout is long decided
     places = [round(steps * (0.75 - 0.5 * place / max(rounds - 1, 1))) for place in range(rounds)]
     marks = tuple(sorted({max(1, min(place, steps - 1)) for place in places}, reverse=True))
+    if len(marks) < rounds > 2:
+        raise ValueError(
+            f"local.rounds={rounds} with mode=paths compares at as many levels, and between a quarter and three "
+            f"quarters of {steps} steps there are {len(set(range(marks[-1], marks[0] + 1)))}; give that or less"
+        )
     return LatSearch(inner, reward, candidates, marks, "greedy", correlation=1.0, jitter=share)

@@ -82,7 +82,8 @@ class Lookahead:
     def init(self, seed: int, timeline: Timeline, context: Sequence[Any] = ()) -> Step[LookaheadState]:
         """The inner rollout's first state."""
         state = yield from self.inner.init(seed, timeline, context)
-        return LookaheadState(branch.first(self.reward, state, context, self.memory), timeline)
+        member = branch.first(self.reward, state, context, self.memory, branch.begun(self.inner, seed))
+        return LookaheadState(member, timeline)
 
     def step(self, state: LookaheadState) -> Step[tuple[LookaheadState, Emission]]:
         """Decide if there is something to decide, then take the inner tick for real."""
@@ -133,4 +134,4 @@ class Lookahead:
             member = branch.moved(member, inner, emission, self.memory)
             if emission.latents if self.look == "emission" else member.age >= self.look:
                 break
-        return branch.look(self.inner, member, timeline)
+        return branch.became(self.inner, member, timeline)

@@ -4,8 +4,8 @@ The mechanism of ScalingNoise's beam search, of best-of-N and of particle method
 forks into candidates (number 0 keeps the parent's own noise), all take a tick in lockstep, a reward ranks them and the
 best `width` stay. What is released is the longest prefix that all members agree on: latents that came out of one
 ancestor, or that are equal bit for bit, as the head of a queue is while branches differ at its tail alone. Two lineages
-of equal merit could hold the rest back for ever, so after `max_lag` pending latents only the relatives of the best
-stay.
+of equal merit could hold the rest back for ever, so after `max_lag` pending latents, or one clip if that is longer,
+only the relatives of the best stay.
 
 Cost in window calls. Ranked after every tick, on a rollout of w windows a tick of which a fork touches one: at most
 width * (w - 1 + num) a tick, since candidates share all other windows, and relatives share every window that their
@@ -17,6 +17,7 @@ One candidate and width 1 is the inner rollout, bit for bit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -36,7 +37,7 @@ from longtake.search.proposals import Mixture, Source
 class PopulationState:
     """The branches, best first, what has been released, and the book of judgements not told yet.
 
-    `open`: they have forked and wait to be ranked.
+    `open`: they have forked and wait to be ranked. `path`: what draws that all branches share are keyed by.
     """
 
     members: tuple[Member, ...]
@@ -45,6 +46,7 @@ class PopulationState:
     timeline: Timeline
     book: Info = field(default_factory=Info)
     open: bool = False
+    path: int = 0
 
     @property
     def finished(self) -> bool:
@@ -99,8 +101,8 @@ class Population:
 
     @property
     def lag(self) -> int:
-        """Latents that may wait for beams to agree."""
-        return self.max_lag if self.width > 1 else 0
+        """Latents that may wait for beams to agree: a clip always may."""
+        return max(self.max_lag, branch.leaf(self.inner).window) if self.width > 1 else 0
 
     @property
     def exact(self) -> bool:
@@ -118,7 +120,7 @@ class Population:
     @property
     def in_flight(self) -> int:
         """Rows of one member and the latents that may wait."""
-        return self.inner.in_flight + max(self.max_lag, self.patience)
+        return self.inner.in_flight + max(self.max_lag, self.lag, self.patience)
 
     @property
     def reach(self) -> int:
@@ -128,8 +130,8 @@ class Population:
     def init(self, seed: int, timeline: Timeline, context: Sequence[Tensor] = ()) -> Step[PopulationState]:
         """One member: clones would be identical."""
         state = yield from self.inner.init(seed, timeline, context)
-        member = branch.first(self.reward, state, context, self._kept)
-        return PopulationState((member,), 0, 0, timeline)
+        member = branch.first(self.reward, state, context, self.memory, branch.begun(self.inner, seed))
+        return PopulationState((member,), 0, 0, timeline, path=member.name)
 
     def step(self, state: PopulationState) -> Step[tuple[PopulationState, Emission]]:
         """Fork where there is something to decide, tick all branches in lockstep, rank, release what they share."""
@@ -151,7 +153,8 @@ class Population:
         members, released = self._release(members)
         emission, untold = branch.joined(state.emitted, released, branch.gathered(*book, info))
         opened = opened and not info.scores
-        return PopulationState(tuple(members), emission.stop, state.tick + 1, state.timeline, untold, opened), emission
+        state = replace(state, members=tuple(members), emitted=emission.stop, tick=state.tick + 1, book=untold)
+        return replace(state, open=opened), emission
 
     def fresh(self, state: PopulationState) -> range:
         """What the members have undecided: the same rows in all of them."""
@@ -168,10 +171,6 @@ class Population:
         """The best member's."""
         return branch.look(self.inner, state.members[0], state.timeline)
 
-    @property
-    def _kept(self) -> int:
-        return max(self.memory, self.patience)
-
     def _decides(self, state: PopulationState) -> bool:
         first = state.members[0].state
         return self.num > 1 and not state.open and bool(self.inner.fresh(first)) and not first.finished
@@ -182,11 +181,11 @@ class Population:
         members = [member for member, _ in settled]
         cost, sources = branch.gathered(*(cost for _, cost in settled)), [Source()] * len(members)
         if self.proposals is not None:
-            names = [self.proposals.pick(fold(state.tick, "proposal", number)) for number in range(1, self.num)]
-            cond = state.timeline.at(self.fresh(state).start - 1)
-            leaf = branch.leaf(self.inner)
-            tasks = [(self.proposals.sources, (names, m.past, m.noises, leaf, cond)) for m in members]
-            sources = yield from all_of(tasks)
+            names = [self._drawn(self.proposals, state, number) for number in range(1, self.num)]
+            leaf, at = branch.leaf(self.inner), state.timeline.at
+            sources = yield from all_of([
+                (self.proposals.sources, (names, m.past, m.noises, leaf, at(m.state.emitted - 1))) for m in members
+            ])  # fmt: skip
         return replace(state, members=tuple(members)), sources, cost
 
     def _spawn(self, state: PopulationState, sources: Sequence[Source] = ()) -> list[Member]:
@@ -198,8 +197,9 @@ class Population:
                 key = branch.fork_key(self.inner, state.tick, number)
                 mix, proposal = None, "gaussian" if number else "own"
                 if number and self.proposals is not None:
-                    drawn = self.proposals.pick(fold(state.tick, "proposal", number))
-                    proposal, mix = self.proposals.mix(drawn, sources[place], rows, key, taken)
+                    drawn = self._drawn(self.proposals, state, number)
+                    draw = fold(member.name, state.tick, "draw", number)
+                    proposal, mix = self.proposals.mix(drawn, sources[place], rows, draw, taken)
                 forked = self.inner.fork(member.state, key, mix)
                 noises = member.noises
                 if self.proposals is not None and self.shape[0]:  # forecasts have no noise
@@ -209,8 +209,11 @@ class Population:
                 branches.append(replace(member, state=forked, name=name, noises=noises, origin=origin))
         return branches or list(state.members)
 
+    def _drawn(self, proposals: Mixture, state: PopulationState, number: int) -> str:
+        return proposals.pick(fold(state.path, state.tick, "proposal", number))
+
     def _moved(self, member: Member, state: Any, emission: Emission) -> Member:
-        after = branch.moved(member, state, emission, self._kept)
+        after = branch.moved(member, state, emission, self.memory)
         if self.num == 1:
             after = replace(after, recent=())  # nothing is ever judged
         if emission.latents:
@@ -220,7 +223,7 @@ class Population:
     def _select(self, members: list[Member], state: PopulationState) -> tuple[list[Member], Info]:
         over = all(member.state.finished for member in members)
         if state.open and (over or all(map(self._ripe, members))):
-            views = [branch.look(self.inner, member, state.timeline) for member in members]
+            views = [self._seen(member, state.timeline) for member in members]
             members, info = self._ranked(members, state.tick, views)
         else:
             info = Info()
@@ -229,6 +232,11 @@ class Population:
             states = branch.shared([member.state for member in kept])
             kept = [replace(member, state=twin) for member, twin in zip(kept, states, strict=True)]
         return kept, info
+
+    def _seen(self, member: Member, timeline: Timeline) -> View:
+        if self.when == "tick":  # an estimate of what is under way
+            return branch.look(self.inner, member, timeline)
+        return branch.became(self.inner, member, timeline, out=not isinstance(self.when, str))
 
     def _ripe(self, member: Member) -> bool:
         # whether there is to see what this search judges by
@@ -244,7 +252,10 @@ class Population:
         scores, cost = branch.judged(self.reward, views)
         totals = [m.total + score if self.cumulative else score for m, score in zip(members, scores, strict=True)]
         order = branch.ranked(totals)[: self.width]
-        kept = [replace(members[place], score=scores[place], total=totals[place]) for place in order]
+        # a score that is no number counts as the worst of its decision from then on, else the sum would never recover
+        least = min((score for score in scores if math.isfinite(score)), default=0.0)
+        sums = [t if math.isfinite(t) else m.total + least for t, m in zip(totals, members, strict=True)]
+        kept = [replace(members[place], score=scores[place], total=sums[place]) for place in order]
         return kept, branch.gathered(cost, branch.records(tick, members, scores, order))
 
     def _release(self, members: list[Member]) -> tuple[list[Member], list[Emission]]:
@@ -252,8 +263,8 @@ class Population:
         while members[0].pending:
             first = members[0].pending[0]
             relatives = [m for m in members if m.pending and self._agree(m.pending[0], first)]
-            waiting = sum(len(pending.emission.latents) for pending in members[0].pending)
-            if len(relatives) < len(members) and waiting <= max(self.max_lag, self.patience):
+            many = [len(pending.emission.latents) for pending in members[0].pending]
+            if len(relatives) < len(members) and sum(many) <= max(self.max_lag, many[-1], self.patience):
                 break
             released.append(members[0].pending[0].emission)
             members = [replace(member, pending=member.pending[1:]) for member in relatives]

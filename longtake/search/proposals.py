@@ -113,7 +113,7 @@ class Mixture:
         return Source(tuple(noises), latents, tuple(unit(x) for x in inverted))
 
     def mix(self, name: str, source: Source, rows: range, key: int, taken: set[str]) -> tuple[str, Mix | None]:
-        """(the name of what is proposed, how it makes the rows of `rows`), for a candidate forked with `key`.
+        """(the name of what is proposed, how it makes the rows of `rows`), for a candidate whose draws `key` keys.
 
         `taken` names the proposals of its siblings that give one draw only; it is added to.
         """
@@ -150,7 +150,7 @@ class Mixture:
             return blend(_nth(noises, many, place).to(fresh), fresh, self.band, self.cutoff, even=even)
         # over time: the last rows as they were, and as many of fresh noise, of which this row's own is one
         span = max(min(len(noises), 2 * many), many)
-        old = torch.stack([_nth(noises, span, frame) for frame in range(span)]).to(fresh)
+        old = torch.stack([_nth(noises, span, frame).to(fresh) for frame in range(span)])
         new = torch.stack([normal(fresh.shape, fold(key, "volume"), "init", frame) for frame in range(span)]).to(fresh)
         mixed = blend(old.transpose(0, 1), new.transpose(0, 1), self.band, self.cutoff, dims=3, even=even)
         return mixed[:, span - many + place]

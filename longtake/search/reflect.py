@@ -202,7 +202,10 @@ class Reflect:
         def only(values: tuple[Any, ...]) -> tuple[Any, ...]:
             return tuple(values[place] for place in chosen)
 
-        return View(only(view.index), only(view.x), only(view.x0), only(view.level), only(view.cond))
+        told = [str(cond) for cond in only(view.cond)[-self.eval :]]  # the prompt of most of what is judged
+        prompt = max(told, key=told.count, default="")
+        parts = only(view.index), only(view.x), only(view.x0), only(view.level), only(view.cond)
+        return View(*parts, prompt=prompt, span=len(chosen))
 
     def _member(self, state: Any, number: int, tick: int, first: int) -> Member:
         stop = max(self.inner.view(state).index, default=first) + 1
