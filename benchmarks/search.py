@@ -120,6 +120,17 @@ ARMS: dict[str, Arm] = {
 }  # fmt: skip
 
 
+def draws(arm: Arm) -> dict[str, str]:
+    """What a row says of an arm whose search draws which candidates it tries or keeps: by the seed."""
+    names = [name for name, _ in arm.values.get("proposals", ())]
+    chosen = {
+        "latsearch": True,
+        "beam": names not in (["gaussian"], ["fft"], ["inversion"]),
+        "evolve": max(arm.values.get("population", ())[1:], default=0) > 2,  # the elite's children are not drawn
+    }
+    return {"draws": "seed"} if chosen.get(arm.search) else {}
+
+
 def possible(arm: Arm, model: Any) -> bool:
     """Whether the model has what the arm judges by: freshly trained weights have no latent reward model yet."""
     return arm.reward != "latent-reward" or reward_model.exists(model.source)
@@ -191,7 +202,7 @@ def missing(options: argparse.Namespace, model: Any) -> list[tuple[dict[str, Any
                 continue
             length = 12 + 10 * (chain - 1) if arm.chain else QUEUE
             row = {"arm": name, "caption": prompt, "seed": number, "weights": model.weights_hash,
-                   "judge": judging.label(), "frames": 4 * length - 3, "model": "pocket"}  # fmt: skip
+                   "judge": judging.label(), "frames": 4 * length - 3, "model": "pocket", **draws(arm)}  # fmt: skip
             if world_rows.key_of(row) not in known:
                 found.append((row, length))
     return found

@@ -110,7 +110,7 @@ def main() -> None:
             if options.runs and name != "once" and name.rpartition(" ")[0] not in options.runs:
                 continue
             row = {"arm": name, "caption": prompt, "seed": number, "weights": model.weights_hash,
-                   "judge": judging.label(), "model": "pocket", "size": arm.values}  # fmt: skip
+                   "judge": judging.label(), "model": "pocket", "size": arm.values, **search.draws(arm)}  # fmt: skip
             if not there(row):  # looked up anew: two processes may share the work
                 model.prepare([prompt])
                 made = run(model, arm, prompt, number, reward)

@@ -31,6 +31,8 @@ DOCS = Path(__file__).parent.parent / "docs"
 FEWEST = 8
 """Captions below which no difference is printed: intervals of fewer are nonsense."""
 NEWEST = ("weights", "judge")
+DRAWN = re.compile(r"beam|reward-|clip-(one|ten)|proposal-(renoise|neighbour)|clips-latsearch|latsearch|evolve 8x")
+"""Arms whose search draws what it tries or keeps (search.draws says the same of its own)."""
 
 
 def paired(differences: list[float]) -> tuple[float, float, float]:
@@ -162,8 +164,9 @@ beside other work: compare NFE.
 {chance}
 
 n is to be 24, and 12 for the beam's reward and candidates and for one, ten and all steps; where it is less, not all
-rows have been made yet. Results of 8 and 16 captions were looked at on the way; no row is left out (LOG.md tells the
-order in which they were made).
+rows have been made yet. Results of 8 and 16 captions were looked at on the way; no row is left out but those of
+best-of-n on the queue and of freeinit that two faults had made worthless (LOG.md tells of them, and the order in which
+rows were made).
 
 {tables}
 """
@@ -216,6 +219,20 @@ def chance(shown: str) -> str:
     )
 
 
+def alike(rows: list[dict[str, Any]]) -> str:
+    """What is to be known of rows whose searches drew alike for every seed; nothing once all are made again."""
+    last = {(row["arm"], row["caption"], str(row.get("size"))): row for row in rows}
+    many = sum(DRAWN.match(row["arm"]) is not None and "draws" not in row for row in last.values())
+    if not many:
+        return ""
+    return "\n\n" + textwrap.fill(
+        f"In {many} of these rows, of beams, latsearch and evolve, the same proposals and survivors were drawn for "
+        f"every seed: intervals do not hold how much those differ. They are being made again with draws that hold the seed "
+        f"(`draws` in a row says so) and stand until then.",
+        120,
+    )
+
+
 def page() -> tuple[str, str | None]:
     """(the page, its figure if previews were measured), of the rows that are there."""
     from search_equal_table import part  # which reads from here
@@ -226,7 +243,8 @@ def page() -> tuple[str, str | None]:
     told = {key: sorted({str(row.get(key, "")) for row in kept} - {""}) for key in ("date", "commit", "machine")}
     dates = f"Rows of {', '.join(told['date'])}, commits {', '.join(told['commit'])}, on {', '.join(told['machine'])}."
     shown = tables(rows) + "\n" + part(equal)
-    text = PAGE.format(dates=textwrap.fill(dates, 120), tables=shown, chance=chance(shown))
+    notes = chance(shown) + alike([*newest(rows), *(newest(equal) if equal else [])])
+    text = PAGE.format(dates=textwrap.fill(dates, 120), tables=shown, chance=notes)
     if not looks:
         return text, None
     found, plot = previews(looks)

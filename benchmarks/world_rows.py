@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-KEY = ("arm", "model", "caption", "seed", "weights", "judge", "frames")
+KEY = ("arm", "model", "caption", "seed", "weights", "judge", "frames", "draws")
+"""`draws`: what a search draws by (proposals, survivors); rows without it drew alike for every seed."""
 
 
 def read(path: Path) -> list[dict[str, Any]]:

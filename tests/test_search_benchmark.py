@@ -170,3 +170,20 @@ def test_the_page_says_how_many_differences_chance_would_resolve():
     shown = "a (+0.100 [+0.050, +0.150]) | " * 2 + "b (-0.100 not resolved) | " * 58
     assert "60 differences, of which 2 exclude 0" in search_tables.chance(shown)
     assert "about 3 would" in search_tables.chance(shown)
+
+
+def test_rows_that_drew_alike_for_every_seed_are_told_of_until_they_are_made_again():
+    for name, arm in search.ARMS.items():
+        assert (search_tables.DRAWN.match(name) is not None) == bool(search.draws(arm)), name
+    old = [{"arm": "beam-2", "caption": str(number)} for number in range(3)] + [{"arm": "clips", "caption": "0"}]
+    assert search_tables.alike(old).strip().startswith("In 3 of these rows")
+    new = [{"arm": "beam-2", "caption": str(number), "draws": "seed"} for number in range(3)]
+    assert search_tables.alike([*old, *new[:2]]).strip().startswith("In 1 of") and not search_tables.alike([*old, *new])
+
+
+def test_rows_that_drew_alike_are_made_again():
+    import world_rows
+
+    old = {"arm": "beam-2", "model": "pocket", "caption": "a", "seed": 0, "weights": "w", "judge": "j", "frames": 101}
+    assert world_rows.key_of({**old, **search.draws(search.ARMS["beam-2"])}) != world_rows.key_of(old)
+    assert world_rows.key_of({**old, **search.draws(search.ARMS["clips-best-of-4"])}) == world_rows.key_of(old)

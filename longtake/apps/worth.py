@@ -19,7 +19,7 @@ from longtake.search.branch import leaf, whole
 
 CLIPS = {1: 0.03, 2: 0.14, 3: 0.41, 4: 0.56, 6: 0.76, 8: 0.84, 12: 0.93, 16: 0.97}
 """Steps of a look -> rank correlation of scores seen by it with those of finished clips."""
-QUEUES = {1: 0.01, 2: 0.09, 4: 0.45, 8: 0.59, 12: 0.62}
+QUEUES = {1: 0.01, 2: 0.13, 4: 0.39, 8: 0.52, 12: 0.57}
 """The same of the row that enters a queue; less than .01 is taken as that, so that what was asked for is spent."""
 
 
