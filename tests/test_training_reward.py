@@ -178,6 +178,9 @@ def test_collecting_goes_on_and_training_learns_what_latents_hold(model: Any, tm
     assert len(paths) == 8 and [path.stat().st_mtime_ns for path in paths[:2]] == before
     assert examples.collect(model, prompts, label, folder, 0) == paths  # what is there counts when time is up
     assert examples.collect(model, prompts, label, tmp_path / "none", 0) == []
+    other = examples.collect(model, ["another prompt", *prompts[1:]], label, folder, 5)  # its place was taken
+    assert examples.prompt_of(other[0]) == "another prompt" and other[1].stat().st_mtime_ns == before[1]
+    paths = examples.collect(model, prompts, label, folder, 5)
     data = examples.Data(paths, model.denoiser.schedule)
     sides = (data.held, data.watched, data.trained)
     assert [len(side) for side in sides] == [8, 4, 20] and len(set().union(*map(set, sides))) == 32
@@ -278,6 +281,41 @@ def test_training_keeps_its_best_moment_stops_and_goes_on(model: Any, clock: Non
     assert looks[-1] > 12 and later.score == 0.9
 
 
+def test_more_videos_are_learnt_from_and_judged_anew(model: Any, clock: None, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "EVERY", 3)
+    monkeypatch.setattr(training, "PATIENCE", 2)
+    looks: list[int] = []
+
+    def watch(net: Any, data: Any) -> float:
+        looks.append(len(data.items))
+        return 1.0 / len(looks)  # the first is the best
+
+    monkeypatch.setattr(training, "watch", watch)
+    prompts, folder = few(8, 2, 1), tmp_path / "data"
+    make = lambda: Scorer(model.denoiser.can.latent_shape[0], ("a", "b"), 16)  # noqa: E731
+    sets = []
+    for many in (6, 8):
+        paths = examples.collect(model, prompts[:many], label, folder, 5)
+        data = examples.Data(paths, model.denoiser.schedule)
+        best = training.fit(data, make(), tmp_path / "run", 5)
+        sets.append((len(looks), best.step, data.key))
+    assert looks == [24] * 3 + [32] * 3  # each until patience is over
+    assert sets[0][1] == 3 and sets[1][1] == 12 and sets[0][2] != sets[1][2]  # it went on from step 9
+    again = training.Best(tmp_path / "run", sets[0][2], 7)  # what other data scored does not count
+    assert (again.score, again.step) == (float("-inf"), 7)
+
+
+def test_models_samplers_and_labels_keep_their_videos_apart(model: Any, tmp_path):
+    from dataclasses import replace
+
+    home = training.home_of(model, ("a", "b"), tmp_path)
+    assert home == training.home_of(model, ("a", "b"), tmp_path)
+    others = [replace(model, weights_hash="other"), replace(model, solver="unipc"), replace(model, guidance=3.0)]
+    homes = {training.home_of(other, ("a", "b"), tmp_path) for other in others}
+    homes |= {training.home_of(model, ("a",), tmp_path), training.home_of(model, ("b", "a"), tmp_path)}
+    assert len(homes) == 5 and home not in homes
+
+
 @pytest.mark.slow
 def test_the_whole_of_it_runs(model: Any, clock: None, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "RUNS", 2)
@@ -286,7 +324,7 @@ def test_the_whole_of_it_runs(model: Any, clock: None, tmp_path, monkeypatch):
     net, data = training.train_reward(model, few(6, 2, 1), label, ("mean", "first"), 0.4, tmp_path)
     assert not net.training and len(data.items) == 24
     for number, scorer in enumerate(net.scorers):
-        kept = training.Best(tmp_path / "reward" / str(number))
+        kept = training.Best(training.home_of(model, ("mean", "first"), tmp_path) / str(number), data.key)
         assert training.watch(scorer, data) == pytest.approx(kept.score, abs=1e-6)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="too few to train on some"):
         training.train_reward(model, few(1, 0), label, ("mean", "first"), 0.01, tmp_path / "other")

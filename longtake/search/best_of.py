@@ -2,8 +2,10 @@
 
 Scopes
 - chunk    a clip's candidates are finished, scored and all but the best thrown away (the k-step paper's brute force);
-           on queues the stretch from one decision until what it decided has come out is the clip
-- video    whole videos of `length` latents, one of which is kept; a longer run searches the next `length` again
+           on queues the stretch from one decision until what it decided has come out is the clip, judged by a window
+           of rows from the decided one on (branch.became)
+- video    whole videos of `length` latents, one of which is kept; a longer run searches the next `length` again. They
+           are judged by all that came out, and by nothing that is still in the queue
 - horizon  each decision looks `horizon` ticks ahead and keeps only the decision (receding horizon). A horizon shorter
            than the queue is refused: what was decided would not be out of it when candidates are compared
 

@@ -26,6 +26,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from longtake.core.noise import fold
 from longtake.rewards.reward_model import FOLDER, Panel, Scorer
 from longtake.training.export import write
 from longtake.training.loop import CACHE, Budget, Ema, Run, train
@@ -133,14 +134,18 @@ def wins(rows: Sequence[dict]) -> bool:
 
 
 class Best:
-    """The best averaged weights of a run so far, on disk: what a run that was cut off goes on from."""
+    """The best averaged weights of a run so far, on disk: what a run that was cut off goes on from.
 
-    def __init__(self, folder: Path) -> None:
-        self.path, self.score, self.step = folder / "best.safetensors", float("-inf"), 0
+    A score counts for the data that it was made with (`key`): with others a run goes on from `step`, and looks anew.
+    """
+
+    def __init__(self, folder: Path, key: str, step: int = 0) -> None:
+        self.path, self.score, self.step, self.key = folder / "best.safetensors", float("-inf"), step, key
         if self.path.exists():
             with safe_open(self.path, "pt") as file:
                 told = file.metadata()
-            self.score, self.step = float(told["score"]), int(told["step"])
+            if told.get("data") == key:
+                self.score, self.step = float(told["score"]), int(told["step"])
 
     def offer(self, net: Scorer, score: float, step: int) -> None:
         """Keep these weights if they are better."""
@@ -149,15 +154,16 @@ class Best:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             partial = self.path.with_suffix(".new")
             state = {name: value.contiguous() for name, value in net.state_dict().items()}
-            save_file(state, partial, {"score": repr(score), "step": str(step)})
+            save_file(state, partial, {"score": repr(score), "step": str(step), "data": self.key})
             partial.replace(self.path)
 
 
 def fit(data: Data, net: Scorer, folder: Path, minutes: float) -> Best:
     """Train until nothing better comes, or for so many minutes more; resumes in its folder."""
-    best, decay = Best(folder), 0.995
+    decay = 0.995
     run = Run(folder, net, Optimizer([], list(net.parameters()), 1e-3, weight_decay=0.1), Ema(net, decay))
     run.load()
+    best = Best(folder, data.key, run.step)
     limit = run.seconds / 60 + minutes
     average = copy.deepcopy(net)
 
@@ -178,14 +184,22 @@ def fit(data: Data, net: Scorer, folder: Path, minutes: float) -> Best:
     return best
 
 
+def home_of(model: Any, heads: Sequence[str], out: Path) -> Path:
+    """Where videos and curves are kept: a folder for each model, setting of its sampler and label."""
+    told = model.weights_hash, model.denoiser.schedule.alphas, model.solver, model.window, model.size, model.guidance
+    return out / "reward" / f"{fold(0, *map(repr, told), *heads):016x}"
+
+
 def train_reward(
     model: Any, prompts: Sequence[str], label: Label, heads: Sequence[str], minutes: float, out: Path = CACHE
 ) -> tuple[Panel, Data]:
     """Collect for most of the minutes, train until nothing better comes or they are up; the best of each run.
 
-    Everything goes on where it stopped: called again with what it has, it makes what is missing.
+    Everything goes on where it stopped: called again with what it has, it makes what is missing, and trains on with
+    what is new. What other models or labels made lies elsewhere.
     """
-    paths = collect(model, prompts, label, out / "reward-data", minutes * COLLECTING)
+    home = home_of(model, heads, out)
+    paths = collect(model, prompts, label, home / "videos", minutes * COLLECTING)
     if paths:
         data = Data(paths, model.denoiser.schedule)
     if not paths or len(data.groups(data.held)) < 2 or len(data.groups(data.trained)) < 2:
@@ -196,7 +210,9 @@ def train_reward(
     for number in range(RUNS):
         torch.manual_seed(number)
         net = Scorer(model.denoiser.can.latent_shape[0], heads)
-        best = fit(data, net, out / "reward" / str(number), minutes * (1 - COLLECTING) / RUNS)
+        # prompts that were fed while there were too few to watch by must not be watched later: that is another run
+        folder = home / (f"{number}" if data.watched else f"{number}-unwatched")
+        best = fit(data, net, folder, minutes * (1 - COLLECTING) / RUNS)
         net.load_state_dict(load_file(best.path))
         nets.append(net)
     return Panel(nets).eval().requires_grad_(False), data

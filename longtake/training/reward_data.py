@@ -92,14 +92,17 @@ def seeds_of(number: int, many: int = SEEDS) -> list[int]:
 
 
 def collect(model: Any, prompts: Sequence[str], label: Label, folder: Path, minutes: float) -> list[Path]:
-    """Make examples, one file a prompt, until all are done or the minutes are up; what is there stays."""
+    """Make examples, one file a prompt, until all are done or the minutes are up; what is there of these prompts stays.
+
+    A folder is of one model and one label (`reward.home_of`).
+    """
     folder.mkdir(parents=True, exist_ok=True)
     prompts = list(dict.fromkeys(prompts))
     model.prepare(prompts)
     end, made, begun = time.monotonic() + 60 * minutes, [], 0
     for number, prompt in enumerate(prompts):
         path = folder / f"{number:05d}.safetensors"
-        if not path.exists():
+        if not path.exists() or prompt_of(path) != prompt:
             if time.monotonic() > end:
                 break
             partial = path.with_suffix(".new")
@@ -110,6 +113,12 @@ def collect(model: Any, prompts: Sequence[str], label: Label, folder: Path, minu
                 print(f"{(number + 1) * SEEDS} videos of at most {len(prompts) * SEEDS}", flush=True)
         made.append(path)
     return made
+
+
+def prompt_of(path: Path) -> str:
+    """The prompt of a file of examples."""
+    with safe_open(path, "pt") as file:
+        return file.metadata()["prompt"]
 
 
 def normal_scores(values: Tensor, known: Tensor) -> Tensor:
@@ -147,9 +156,7 @@ class Data:
         self.items: list[dict[str, Tensor]] = []
         self.prompts: list[str] = []
         for path in paths:
-            with safe_open(path, "pt") as file:
-                prompt = file.metadata()["prompt"]
-            part = load_file(path)
+            prompt, part = prompt_of(path), load_file(path)
             for place in range(len(part["label"])):
                 self.items.append({name: value[place] for name, value in part.items()})
                 self.prompts.append(prompt)
@@ -163,6 +170,11 @@ class Data:
         self.raw = torch.stack([item["label"] for item in self.items])
         self.label = normal_scores(self.raw, self.raw[self.trained])
         self.group = torch.tensor([list(dict.fromkeys(self.prompts)).index(prompt) for prompt in self.prompts])
+
+    @property
+    def key(self) -> str:
+        """Another for other videos, or where other of them are fed."""
+        return f"{fold(0, *self.prompts, *map(str, self.trained)):016x}"
 
     def groups(self, places: Sequence[int]) -> list[list[int]]:
         """The places by prompt."""
