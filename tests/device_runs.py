@@ -16,8 +16,11 @@ import torch
 from torch import Tensor
 
 from longtake.core.engine import Engine
+from longtake.core.noise import normal
 from longtake.core.rollout import Timeline
+from longtake.core.rows import Queue, clean_row, noise_row
 from longtake.core.stream import stream
+from longtake.models.consisti2v_noise import Beginning
 from longtake.search.beam import beam
 from longtake.search.proposals import Mixture
 from tests import cases, search_cases
@@ -55,6 +58,17 @@ def check_rollout(rollout: Any, until: int) -> None:
     assert all(torch.equal(a, b.cpu()) for a, b in zip(near, far, strict=True))
 
 
+def check_beginning() -> None:
+    """A clip behind a picture that is there, of noise that is still here."""
+    shape, path = (2, 6, 6), 5
+    picture = normal(shape, 1, "picture")
+    made = []
+    for there in (picture, picture.to(NAME)):
+        queue = Queue((clean_row(there, -1, path), *(noise_row(shape, 8, index, path) for index in range(3))))
+        made.append([row.x.cpu() for row in Beginning(signal=0.1)(queue, range(3)).rows])
+    assert all(torch.equal(near, far) for near, far in zip(*made, strict=True))
+
+
 def every_case() -> dict[str, Callable[[], None]]:
     """Checks by name."""
     found: dict[str, Callable[[], None]] = {}
@@ -67,6 +81,7 @@ def every_case() -> dict[str, Callable[[], None]]:
             found[f"{name}, {solver.name}"] = lambda rollout=rollout, until=until: check_rollout(rollout, until)
     for name, search in search_cases.every_search().items():
         found[f"search {name}"] = lambda search=search: check_rollout(search, 8)
+    found["a picture in front"] = check_beginning
     # past noise lies on either side: proposals made some of it there, and the rest was drawn on the host
     mixture = Mixture(search_cases.EVERY, dims=3, inversion_steps=2)
     volume = beam(cases.rollouts()["fifo"], cases.Smooth(), 2, 5, proposals=mixture)

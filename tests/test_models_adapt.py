@@ -83,6 +83,33 @@ def test_a_lora_is_its_product_on_its_layers(pipe, folder, tmp_path):
     assert again.weights_hash == model.weights_hash != other.weights_hash
 
 
+def test_a_lora_of_the_release_changes_biases_too_and_says_what_it_leaves(folder, tmp_path):
+    """Distilled Wan LoRAs come with `diff_b`, which diffusers turns into a bias of lora_B."""
+    from safetensors.torch import load_file
+
+    draw, by_hand = torch.Generator().manual_seed(3), tiny_wan()
+    layer = dict(by_hand.transformer.named_modules())["blocks.0.attn1.to_q"]
+    low, high = (
+        torch.randn(shape, generator=draw) for shape in ((2, layer.weight.shape[1]), (layer.weight.shape[0], 2))
+    )
+    more = torch.randn(layer.bias.shape, generator=draw)
+    name, path = "diffusion_model.blocks.0.self_attn.q", tmp_path / "distilled.safetensors"
+    save_file({f"{name}.lora_down.weight": low, f"{name}.lora_up.weight": high, f"{name}.diff_b": more}, path)
+    assert len(load_file(path)) == 3
+    model = load(folder, size=SIZE, num_steps=6, lora=[f"{path}:0.5"])
+    with torch.no_grad():
+        layer.weight.add_(0.5 * high @ low)
+        without = x0(load(by_hand, size=SIZE, num_steps=6))
+        layer.bias.add_(0.5 * more)
+    assert relative(x0(model), x0(load(by_hand, size=SIZE, num_steps=6))) < 1e-5 < relative(x0(model), without)
+    assert not model.notes
+
+    known = lora_file(tmp_path / "more.safetensors", by_hand.transformer)
+    save_file({**load_file(known), "text_encoder.layer.0.lora_A": torch.ones(2)}, known)
+    (note,) = load(folder, size=SIZE, num_steps=6, lora=[str(known)]).notes
+    assert "1 of its weights belong to no layer that is changed, as text_encoder.layer.0.lora_A" in note
+
+
 def test_loras_add_up_and_alpha_scales(folder, pipe, tmp_path):
     path = lora_file(tmp_path / "a.safetensors", pipe.transformer)
     twice = load(folder, size=SIZE, num_steps=6, lora=[str(path), str(path)])

@@ -67,3 +67,29 @@ def test_a_period_is_one_that_was_seen_twice_while_every_row_was_replaced():
     assert told([9, *[1] * 10, *[1, 2] * 9], 1, 12) == (2, 26)
     assert told([1] * 50, 0, 3) == (0, 0)  # nothing comes out
     assert told(list(range(LONGEST + 1)) * 5, 1, 3) == (0, 0)  # longer than is looked for
+
+
+@pytest.mark.parametrize("latents", [97, 100, 131])
+def test_what_is_continued_along_a_line_is_what_the_whole_would_cost(latents: int, monkeypatch: pytest.MonkeyPatch):
+    """Beyond a number of latents costs are continued: of methods that have to know their length and of searches too."""
+    from longtake.apps import planning
+    from longtake.rollouts.chunk import Chunk
+    from longtake.rollouts.freenoise import FreeNoise
+    from longtake.rollouts.miga import Miga
+    from longtake.rollouts.progressive import Progressive
+    from longtake.rollouts.windows import Windows
+    from longtake.search.k_step import k_step
+    from tests.cases import SHAPE, SOLVERS, WINDOW, Smooth, grid
+
+    s, e = grid(), SOLVERS[0]
+    monkeypatch.setattr(planning, "EXACT_LATENTS", 60)
+    for made in (
+        Windows(SHAPE, s, e, WINDOW, latents, overlap=3),
+        FreeNoise(SHAPE, s, e, WINDOW, latents),
+        Miga(SHAPE, s, e, WINDOW, 3, 4, 2, stage2="batch", end=latents),
+        Progressive(SHAPE, grid(e, 4), e, 8, prefix=2, end=latents),
+        Chunk(SHAPE, s, e, WINDOW, overlap=3),
+        k_step(Chunk(SHAPE, s, e, WINDOW, overlap=3), Smooth(), 3, 2),
+        k_step(Windows(SHAPE, s, e, WINDOW, latents, overlap=3), Smooth(), 3, 2),
+    ):
+        assert planning.cost(made, latents) == forecast(made, latents)

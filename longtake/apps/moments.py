@@ -10,7 +10,7 @@ from typing import Any
 
 from longtake.apps import session as sessions
 from longtake.apps.lookup import look_up
-from longtake.apps.planning import context_latents
+from longtake.apps.planning import context_latents, cycle_of
 from longtake.apps.settings import Request, Settings
 from longtake.apps.tables import Facts
 from longtake.core.engine import Engine
@@ -109,7 +109,7 @@ def seen(told: Story, rollout: Any, latent: int, until: int | None = None) -> st
 
 def under_way(rollout: Any, latent: int) -> int:
     """How many latents are begun already when a turn at `latent` is made, from a run without a network."""
-    cycle = max(getattr(rollout, "cycle", 1), 1)
+    cycle = cycle_of(rollout)
     skipped = max((latent - FAR) // cycle, 0) * cycle
     ghost, engine = emptied(rollout), Engine(Ghost(), batch=1 << 20)
     state = engine.drive(ghost.init(0, Timeline.of("")))

@@ -130,19 +130,37 @@ def dry_run(settings: Settings, facts: Facts) -> tuple[Forecast, int | None]:
 
 
 def cost(rollout: Any, latents: int, context: int = 0, factor: Cost = 1, seed: int = 0) -> Forecast:
-    """`forecast`, continued along a straight line beyond 1,000 latents: methods repeat themselves within that."""
+    """`forecast`, continued along a straight line beyond 1,000 latents: methods repeat themselves within that.
+
+    What is made for a length is made for shorter ones there, since the end of a video costs otherwise than its middle.
+    """
     if latents <= EXACT_LATENTS:
         return forecast(rollout, latents, context=context, cost=factor, seed=seed)
-    cycle = max(getattr(rollout, "cycle", 1), 1)
+    cycle = cycle_of(rollout)
     base = EXACT_LATENTS - (EXACT_LATENTS - latents) % cycle  # as far into the cycle as `latents`
-    near, far = (forecast(rollout, n, context=context, cost=factor, seed=seed) for n in (base - cycle, base))
-    times = (latents - base) // cycle
-    return replace(
-        far,
-        num_latents=latents,
-        nfe=far.nfe + times * (far.nfe - near.nfe),
-        frame_nfe=far.frame_nfe + times * (far.frame_nfe - near.frame_nfe),
+    near, far = (
+        forecast(of_length(rollout, n), n, context=context, cost=factor, seed=seed) for n in (base - cycle, base)
     )
+    times = (latents - base) // cycle
+    grown = {name: getattr(far, name) + times * (getattr(far, name) - getattr(near, name))
+             for name in ("nfe", "frame_nfe", "first_nfe", "first_tick", "peak_rows")}  # fmt: skip
+    return replace(far, num_latents=latents, **grown)
+
+
+def cycle_of(rollout: Any) -> int:
+    """Latents after which the calls of a method repeat themselves, searched or not."""
+    method = leaf(rollout)
+    if hasattr(method, "num_latents"):  # windows over a video of fixed length
+        return method.machine.size - method.machine.overlap
+    return max(getattr(method, "cycle", 1), 1)
+
+
+def of_length(rollout: Any, latents: int) -> Any:
+    """The same method for a video of another length, where it was made for one."""
+    if hasattr(rollout, "inner"):
+        return replace(rollout, inner=of_length(rollout.inner, latents))
+    lengths = [name for name in ("num_latents", "end") if getattr(rollout, name, None) is not None]
+    return replace(rollout, **dict.fromkeys(lengths, latents))
 
 
 def context_latents(settings: Settings, can: Capabilities) -> int:

@@ -51,7 +51,7 @@ def waiting(options: LoadOptions, device: torch.device) -> torch.device:
 
 def adapted(model: Model, options: LoadOptions, networks: Sequence[nn.Module | None], reader: Any) -> Model:
     """The model as its options ask: LoRA, attention, compiling, offloading. Its weights are named anew by LoRAs."""
-    named = add_loras(networks, options.lora, reader)
+    named, left = add_loras(networks, options.lora, reader)
     around = None
     if options.attention is not None:
         around = attend(networks, options.attention, pick_device(options.device))
@@ -66,7 +66,7 @@ def adapted(model: Model, options: LoadOptions, networks: Sequence[nn.Module | N
     denoiser.place.around = around or denoiser.place.around
     if named:
         named = sha256(f"{model.weights_hash} {named}".encode()).hexdigest()[:16]
-    return replace(model, weights_hash=named or model.weights_hash)
+    return replace(model, weights_hash=named or model.weights_hash, notes=(*model.notes, *left))
 
 
 # -- LoRA --------------------------------------------------------------------------------------------------------
@@ -86,17 +86,22 @@ def parsed(text: str) -> tuple[str, float, str]:
     return rest, 1.0, expert
 
 
-def add_loras(networks: Sequence[nn.Module | None], texts: Sequence[str], reader: Any) -> str:
-    """Add LoRAs to networks (the first expert and, where there is one, the second); returns what names them.
+def add_loras(networks: Sequence[nn.Module | None], texts: Sequence[str], reader: Any) -> tuple[str, list[str]]:
+    """Add LoRAs to networks (the first expert and, where there is one, the second): (what names them, notes of what is
+    in their files and not added).
 
     `reader` is a pipeline class with diffusers' `lora_state_dict`. UsageError for a file that is missing or unfit.
     """
-    digest = sha256()
+    digest, notes = sha256(), []
     for text in texts:
         place, scale, expert = parsed(text)
         if expert == "low" and (len(networks) < 2 or networks[1] is None):
             raise UsageError(f"--lora {text}: this model has no second expert; leave out low=")
-        pairs = _pairs(_read(place, reader), text)
+        state = _read(place, reader)
+        pairs = _pairs(state, text)
+        left = _unused(state)
+        if left:
+            notes.append(f"--lora {text}: {len(left)} of its weights belong to no layer that is changed, as {left[0]}")
         chosen = {"high": networks[:1], "low": networks[1:2], "": networks}[expert]
         for network in chosen:
             if network is not None:
@@ -104,7 +109,9 @@ def add_loras(networks: Sequence[nn.Module | None], texts: Sequence[str], reader
         for name in sorted(pairs):
             digest.update(f"{name} {scale} {expert} ".encode())
             digest.update(pairs[name][0].float().numpy().tobytes() + pairs[name][1].float().numpy().tobytes())
-    return digest.hexdigest()[:16] if texts else ""
+            if pairs[name][3] is not None:
+                digest.update(pairs[name][3].float().numpy().tobytes())
+    return digest.hexdigest()[:16] if texts else "", notes
 
 
 def _found(place: str) -> Path:
@@ -127,9 +134,20 @@ def _read(place: str, reader: Any) -> Mapping[str, Tensor]:
         raise UsageError(f"--lora {place} cannot be read: {' '.join(str(problem).split())[:200]}") from problem
 
 
-def _pairs(state: Mapping[str, Tensor], text: str) -> dict[str, tuple[Tensor, Tensor, float]]:
-    """(A, B, alpha / rank) by the name of the layer."""
-    pairs: dict[str, tuple[Tensor, Tensor, float]] = {}
+Pair = tuple[Tensor, Tensor, float, Any]
+"""A, B, alpha / rank, and what is added to the bias or None."""
+PARTS = (".lora_A.weight", ".lora_B.weight", ".lora_B.bias", ".alpha")
+
+
+def _unused(state: Mapping[str, Tensor]) -> list[str]:
+    """Weights of a LoRA that are not of a pair."""
+    stems = {name.removesuffix(PARTS[0]) for name in state if name.endswith(PARTS[0])}
+    return sorted(set(state) - {stem + part for stem in stems for part in PARTS})
+
+
+def _pairs(state: Mapping[str, Tensor], text: str) -> dict[str, Pair]:
+    """Pairs by the name of the layer."""
+    pairs: dict[str, Pair] = {}
     for name, low in state.items():
         if not name.endswith(".lora_A.weight"):
             continue
@@ -138,16 +156,18 @@ def _pairs(state: Mapping[str, Tensor], text: str) -> dict[str, tuple[Tensor, Te
         if high is None:
             raise UsageError(f"--lora {text} lacks {stem}.lora_B.weight; it is cut off or of another kind")
         layer = stem.removeprefix("transformer.").removeprefix("diffusion_model.").removeprefix("unet.")
-        pairs[layer] = low.cpu(), high.cpu(), 1.0 if alpha is None else float(alpha) / low.shape[0]
+        bias = state.get(f"{stem}.lora_B.bias")  # diffusers makes it of `diff_b`, as distilled Wan LoRAs have it
+        ratio = 1.0 if alpha is None else float(alpha) / low.shape[0]
+        pairs[layer] = low.cpu(), high.cpu(), ratio, None if bias is None else bias.cpu()
     if not pairs:
         raise UsageError(f"--lora {text} holds no LoRA (no lora_A and lora_B weights)")
     return pairs
 
 
 @torch.no_grad()
-def _fuse(network: nn.Module, pairs: Mapping[str, tuple[Tensor, Tensor, float]], scale: float, text: str) -> None:
+def _fuse(network: nn.Module, pairs: Mapping[str, Pair], scale: float, text: str) -> None:
     layers = dict(network.named_modules())
-    for name, (low, high, ratio) in pairs.items():
+    for name, (low, high, ratio, more) in pairs.items():
         weight = getattr(layers.get(name), "weight", None)
         if weight is None:
             raise UsageError(f"--lora {text} is for another model: it names {name}, a layer that this one lacks")
@@ -156,6 +176,11 @@ def _fuse(network: nn.Module, pairs: Mapping[str, tuple[Tensor, Tensor, float]],
                              f"{(high.shape[0], low.shape[1])}")  # fmt: skip
         change = high.flatten(1).float() @ low.flatten(1).float() * (scale * ratio)
         weight.copy_((weight.float().cpu() + change.reshape(weight.shape)).to(weight))
+        if more is not None:
+            bias = layers[name].bias
+            if bias is None or bias.shape != more.shape:
+                raise UsageError(f"--lora {text} is for another model: it has a bias for {name}, which has none such")
+            bias.copy_((bias.float().cpu() + more.float() * (scale * ratio)).to(bias))
 
 
 # -- offloading --------------------------------------------------------------------------------------------------

@@ -90,7 +90,8 @@ class Beginning:
         """The queue with its rows in `fresh` begun; rows that are given stay as they are."""
         rows = [row for row in queue.rows if row.index in fresh and row.level]
         first, path = queue.rows[0], rows[0].path
-        own = torch.stack([self._own(row, row.index in fresh, path) for row in queue.rows]).to(first.x)
+        # a picture in front is where the network is, noise that no network has read is still the host's
+        own = torch.stack([self._own(row, row.index in fresh, path).to(first.x) for row in queue.rows])
         if self.noise == "mixed":
             own = mixed(normal(first.x.shape, path, "shared", first.index).to(first.x), own, self.alpha)
         elif self.noise == "progressive":
