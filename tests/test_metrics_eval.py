@@ -237,6 +237,39 @@ def test_one_latent_at_a_time_has_no_joins(cli: Any, tmp_path: Path):
     assert "seam_visibility" not in cli(run, "--format", "json").json
 
 
+@pytest.mark.parametrize(("method", "many"), [("miga", 0), ("progressive", 0), ("windows", 0), ("chunk", 3)])
+def test_what_a_queue_lets_out_at_once_is_no_clip(cli: Any, tmp_path: Path, method: str, many: int):
+    run = make_run(tmp_path / method, CHUNKS)
+    (run / "run.json").write_text(json.dumps({"format": 1, "prompt": "a dog", "method": method}))
+    told = cli(run, "--format", "json").json
+    assert told.get("seam_visibility", {"n": 0})["n"] == many
+
+
+def test_clips_that_come_out_block_by_block_have_joins_where_the_method_puts_them(tmp_path: Path):
+    """The other side is the rollout: the rows at which it begins a window."""
+    from longtake.apps.planning import dry_rollout, plan
+    from longtake.apps.settings import Request
+    from longtake.apps.videos import _joins
+    from longtake.core.engine import Engine
+    from longtake.core.plan import Ghost, emptied
+    from longtake.core.rollout import Timeline
+    from longtake.output.directory import RunDir
+
+    settings, facts, _ = plan(Request("a dog", "pocket", method="rolling", seconds=24.0))
+    ghost = emptied(dry_rollout(settings, facts.can))
+    engine, starts, lines = Engine(Ghost(), batch=64), set(), []
+    state = engine.drive(ghost.init(0, Timeline.of("")))
+    while state.emitted < 40:
+        state, emission = engine.drive(ghost.step(state))
+        starts.add(state.start)
+        if emission.stop > emission.start:
+            lines.append((emission.start, emission.stop, 4 * emission.start, 4 * emission.stop))
+    assert max(stop - start for start, stop, *_ in lines) == 1  # a row at a time
+    run = make_run(tmp_path / "rolling", lines)
+    (run / "run.json").write_text(json.dumps({"format": 1, **settings.to_json()}))
+    assert _joins(RunDir(run)) == tuple(4 * start for start in sorted(starts) if 0 < start < 40)
+
+
 def test_what_a_new_prompt_changes_is_neither_drift_nor_seam(cli: Any, tmp_path: Path):
     """A story that grows dark at its second prompt, within a second and without a cut; and the same of one."""
     film, dusk = films.moving(96, seed=1), torch.linspace(1, 0.35, 8)

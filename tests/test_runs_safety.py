@@ -215,6 +215,19 @@ def test_snapshots_are_bounded_and_near_what_was_just_made() -> None:
                 assert way <= 60 + 0.6 * back, (now, back, way)
 
 
+def test_large_snapshots_are_fewer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from longtake.output import snapshots
+
+    monkeypatch.setattr(snapshots, "BYTES", 200_000)
+    for size, most in ((10, 32), (10_000, 4), (1_000_000, 2)):  # float32: 4 bytes each, and a header
+        kept = snapshots.Snapshots(tmp_path / str(size))
+        for frames in range(0, 2400, 60):
+            kept.keep(Position(None, frames=frames, cache=torch.zeros(size)))
+        assert len(kept.frames) == most
+        assert kept.frames[0] == 0 and kept.frames[-1] == 2340
+        assert torch.equal(kept.load(2340).cache, torch.zeros(size))
+
+
 def test_a_run_keeps_snapshots_and_goes_on_from_each(tmp_path: Path, whole: Path) -> None:
     kept = sorted((whole / "snapshots").glob("*.json"))
     assert [int(path.stem) for path in kept] == [0, 61]

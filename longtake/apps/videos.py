@@ -209,14 +209,39 @@ def _story(source: Source, num_frames: int) -> Entries:
     return run_story.entries(source.path, told) if told else {}
 
 
+JOINED = ("chunk", "replace", "rolling", None)
+"""Methods that make clip after clip; what a run made by hand or by others does not say is taken to be one."""
+
+
 def _joins(run: RunDir) -> tuple[int, ...]:
-    # Where emissions of several latents meet; one latent at a time is a queue, which has no joins
-    lines = read_trace(run.trace)
-    return tuple(
-        line["frames"][0]
-        for line in lines
-        if line["frames"][0] > 0 and len(line.get("latents", ())) == 2 and line["latents"][1] - line["latents"][0] > 1
-    )
+    # Where one clip meets the next. Queues have none, however many latents they let out at once
+    settings = read_json(run.manifest)
+    if settings.get("method") not in JOINED:
+        return ()
+    lines = [line for line in read_trace(run.trace) if len(line.get("latents", ())) == 2]
+    if settings.get("method") == "rolling":  # its clips come out block by block
+        first, cycle = _windows(settings)
+        begins = [line for line in lines if cycle and line["latents"][0] >= first and not
+                  (line["latents"][0] - first) % cycle]  # fmt: skip
+    else:
+        begins = [line for line in lines if line["latents"][1] - line["latents"][0] > 1]
+    return tuple(line["frames"][0] for line in begins if line["frames"][0] > 0)
+
+
+def _windows(content: dict[str, Any]) -> tuple[int, int]:
+    # (latents of a run's first window, new ones of each that follows), 0 if its model is not known here
+    from longtake.apps.lookup import look_up
+    from longtake.apps.planning import cycle_of, dry_rollout
+    from longtake.apps.settings import Request, Settings
+    from longtake.search.branch import leaf
+
+    try:
+        settings = Settings.from_json(content)
+        facts = look_up(Request(settings.prompt, settings.model, size=(settings.width, settings.height)))
+        rollout = dry_rollout(settings, facts.can)
+    except (UsageError, TypeError, KeyError):
+        return 0, 0
+    return leaf(rollout).window, cycle_of(rollout)
 
 
 def _turns(run: RunDir) -> tuple[int, ...]:

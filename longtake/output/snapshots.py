@@ -3,6 +3,8 @@
 One is kept every 5 seconds of film. More than 32 are thinned: the one goes whose neighbours are closest together,
 measured against how long ago they are. So they lie ever wider apart the further back they are, as on a log scale, and
 the way to any moment is short for what was just made and bounded for what is old, while the disk holds 32 at most.
+Where states are large, as the decoder's cache of a real autoencoder makes them (gigabytes at 832x480), fewer are kept:
+together they take `BYTES` at most, but there are always two.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from longtake.output import checkpoint
 
 EVERY_SECONDS = 5
 LIMIT = 32
+BYTES = 8 << 30
 
 
 class Snapshots:
@@ -64,7 +67,8 @@ class Snapshots:
     def _save(self, position: Any) -> None:
         self.folder.mkdir(exist_ok=True)
         checkpoint.save(position, self.folder, _name(position.frames))
-        for frames in thinned(self.frames, position.frames):
+        each = (self.folder / f"{_name(position.frames)}.safetensors").stat().st_size
+        for frames in thinned(self.frames, position.frames, min(LIMIT, BYTES // max(each, 1))):
             self._remove(frames)
 
     def _remove(self, frames: int) -> None:
