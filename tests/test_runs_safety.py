@@ -219,13 +219,13 @@ def test_large_snapshots_are_fewer(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     from longtake.output import snapshots
 
     monkeypatch.setattr(snapshots, "BYTES", 200_000)
-    for size, most in ((10, 32), (10_000, 4), (1_000_000, 2)):  # float32: 4 bytes each, and a header
-        kept = snapshots.Snapshots(tmp_path / str(size))
+    for numbers, most in ((10, 32), (10_000, 4), (1_000_000, 2)):  # float32: 4 bytes each, and a header
+        kept = snapshots.Snapshots(tmp_path / str(numbers))
         for frames in range(0, 2400, 60):
-            kept.keep(Position(None, frames=frames, cache=torch.zeros(size)))
+            kept.keep(Position(None, frames=frames, cache=torch.zeros(numbers)))
         assert len(kept.frames) == most
         assert kept.frames[0] == 0 and kept.frames[-1] == 2340
-        assert torch.equal(kept.load(2340).cache, torch.zeros(size))
+        assert torch.equal(kept.load(2340).cache, torch.zeros(numbers))
 
 
 def test_a_run_keeps_snapshots_and_goes_on_from_each(tmp_path: Path, whole: Path) -> None:
