@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -144,3 +145,37 @@ def test_presets_are_what_papers_say_and_what_is_typed_counts_more():
     assert {settings.steps for settings in lab.values()} == {24}
     assert lab["progressive"].parameters == {"window": 8, "chunk": 2, "prefix": 2}
     assert lab["miga"].parameters["handover"] == 3 and lab["fifo"].parameters["partitions"] == 2
+
+
+def test_what_is_typed_beside_a_preset_counts_also_where_it_is_nothing():
+    """Guidance 0, no search, the steps of a queue: each as if its part of the preset were not there."""
+
+    def decided(preset: str | None, **typed: Any) -> Any:
+        return plan(Request("a dog walks right", preset=preset, seconds=4, seed=1, **typed))
+
+    unguided, facts, _ = decided("miga-paper", guidance=0)
+    assert unguided.guidance == 0 and not facts.guided and decided("miga-paper")[1].guided, (
+        "the plan knows what it costs"
+    )
+    for name in ("kstep-svd", "scalingnoise-vc2", "miga-vc2", "miga-wan"):
+        bare = decided(name, search="none")[0]
+        assert bare.search == "none" and not bare.search_parameters and decided(name)[0].search != "none"
+    assert decided(None)[0].search == "none"
+    for typed in ({"steps": 24}, {"set": ["fifo.partitions=2"]}):
+        settings = decided("fifo-vc2", **typed)[0]
+        assert (settings.steps, settings.parameters["eta"], settings.solver) == (24, 1.0, "ddim")
+    other = decided("fifo-vc2", solver="unipc")[0]
+    assert other.solver == "unipc" and other.parameters == {"partitions": 4}, "eta is of ddim alone"
+
+
+def test_a_search_of_a_preset_is_one_that_can_be_changed():
+    given = dict(preset="kstep-svd", frames=33, seed=1)
+    typed = Request("a dog walks right", reward="motion", set=["k-step.candidates=3"], **given)
+    settings = plan(typed)[0]
+    assert settings == plan(replace(typed, search="k-step"))[0]
+    assert settings.reward == "motion" and settings.search_parameters == {"candidates": 3, "preview_steps": 8}
+    sizes = [plan(Request("a dog walks right", search_budget=budget, **given))[0].search_parameters["candidates"]
+             for budget in ("2x", "6x")]  # fmt: skip
+    assert sizes[0] < 10 < sizes[1], "a budget that was typed counts more than the preset's size"
+    with pytest.raises(UsageError, match="add --search k-step"):
+        plan(Request("a dog walks right", set=["k-step.candidates=3"], method="fifo", **given))

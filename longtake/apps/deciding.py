@@ -28,11 +28,10 @@ from longtake.models.families import FAMILIES
 
 
 def decide(request: Request, facts: Facts) -> tuple[Settings, list[str]]:
-    """All settings of a run, and one line for each that the user should know was chosen."""
+    """All settings of a run, the preset beside it (`screening.beside`), and a line for each that was chosen."""
     notes: list[str] = []
     preset = PRESETS[request.preset] if request.preset else {}
-    request = _beside(request, preset)
-    row = _method(request, preset, facts, notes)
+    row = _method(request, facts, notes)
     search_name, reward_values, others = search_sets(request)
     values, general = parse_sets(others, row, search_parameters(request.search))
     if general.get("ending") == "shrink" and not row.shrinks:
@@ -70,7 +69,7 @@ def decide(request: Request, facts: Facts) -> tuple[Settings, list[str]]:
         options=options_of(request.set),
         prompts=[asdict(scene) for scene in story],
         search=search_name,
-        search_parameters=preset.get("searches", {}).get(search_name, {})
+        search_parameters=_usual_search(request, search_name, preset)
         | {k.partition(".")[2]: v for k, v in general.items() if k.startswith(f"{search_name}.")},
         reward_parameters=reward_values,
         batch=general.get("batch"),
@@ -90,23 +89,12 @@ def _joined(values: dict[str, Any], facts: Facts, notes: list[str]) -> dict[str,
     return values
 
 
-def _beside(request: Request, preset: dict[str, Any]) -> Request:
-    """The request with what a preset says of it and nobody typed."""
-    changes = {name: preset[name] for name in ("solver", "guidance") if name in preset and not getattr(request, name)}
-    named = request.method or preset.get("method")
-    same = named is not None and method(named).name == preset.get("method")
-    if request.search == "none" and "search" in preset and same:
-        changes["search"] = preset["search"]
-    return replace(request, **changes)
-
-
 def _absolute(path: str | Path | None) -> str | None:
     return str(Path(path).absolute()) if path else None
 
 
-def _method(request: Request, preset: dict[str, Any], facts: Facts, notes: list[str]) -> Method:
-    named = request.method or preset.get("method")
-    row = method(named) if named else _default_method(facts, request.search, notes)
+def _method(request: Request, facts: Facts, notes: list[str]) -> Method:
+    row = method(request.method) if request.method else _default_method(facts, request.search or "none", notes)
     if row.needs_rows and facts.per_row_levels == "no" and not (row.one_level and facts.clean_rows):
         why = FAMILIES[facts.family].alone
         raise UsageError(
@@ -120,16 +108,30 @@ def _steps(
     request: Request, row: Method, preset: dict[str, Any], facts: Facts, values: dict[str, Any]
 ) -> tuple[dict[str, Any], int]:
     """(parameters with those of the preset under them, the steps)."""
-    steps, usual = request.steps, preset.get("methods", {}).get(row.name, {})
-    if row.name != "fifo":
-        values = {**usual, **values}
-        steps = preset.get("steps") if steps is None else steps
-    elif steps is None and "partitions" not in values:
-        values = {**usual, **values}
+    values, steps = {**_usual(request, row, preset), **values}, request.steps
+    if steps is None and row.name != "fifo":
+        steps = preset.get("steps")
     steps = row.steps(facts.window, facts.steps, steps, values)
     if steps > MAX_STEPS:
         raise UsageError(f"{steps} steps are not possible; at most {MAX_STEPS}")
     return values, steps
+
+
+def _usual(request: Request, row: Method, preset: dict[str, Any]) -> dict[str, Any]:
+    """The method's parameters that the preset brings, less those that typed steps or a typed solver speak against."""
+    found = dict(preset.get("methods", {}).get(row.name, {}))
+    if row.name == "fifo" and request.steps is not None:
+        found.pop("partitions", None)
+    if request.solver not in (None, "ddim"):
+        found.pop("eta", None)
+    return found
+
+
+def _usual_search(request: Request, name: str, preset: dict[str, Any]) -> dict[str, Any]:
+    """The search's parameters that the preset brings, less its size where a budget was typed."""
+    found = dict(preset.get("searches", {}).get(name, {}))
+    sized = search(name).sizes({}, [1])[0][0] if found and request.search_budget else {}
+    return {key: value for key, value in found.items() if key not in sized}
 
 
 def _story(

@@ -49,7 +49,7 @@ class Options(TypedDict, total=False):
     compile: bool
     prompt_file: str | Path | None
     last_image: str | Path | None
-    search: str
+    search: str | None
     reward: str | None
     search_budget: str | None
     attention: str | None

@@ -13,7 +13,7 @@ from longtake.apps.composing import in_own_words, latent_of, length_of, method_o
 from longtake.apps.deciding import decide
 from longtake.apps.guiding import guided
 from longtake.apps.lookup import look_up
-from longtake.apps.screening import screen
+from longtake.apps.screening import beside, screen
 from longtake.apps.searches import search
 from longtake.apps.settings import Request, Settings
 from longtake.apps.tables import Facts, method
@@ -33,6 +33,7 @@ EXACT_LATENTS = 1000  # longer plans are continued along a line
 def plan(request: Request) -> tuple[Settings, Facts, list[str]]:
     """All decisions of a run, and a line for each that the user should know of; no weights are loaded."""
     screen(request)
+    request = beside(request)  # the model is looked up as it will be used: guidance doubles the cost
     facts = look_up(request)
     settings, notes = decide(request, facts)
     if facts.vocabulary == "world":

@@ -28,11 +28,10 @@ def screen(request: Request) -> None:
         raise UsageError("the prompt and --prompt-file both say what to show; give one")
     if len(request.negative_prompt) > MAX_PROMPT:
         raise UsageError(f"the negative prompt has {len(request.negative_prompt)} characters; at most {MAX_PROMPT}")
-    row = method(request.method) if request.method else None
     if request.solver:
         choose("solver", request.solver, RULES, "--solver")
-    if request.preset:
-        choose("preset", request.preset, PRESETS, "--preset")
+    request = beside(request)
+    row = method(request.method) if request.method else None
     if request.frames is not None and request.seconds is not None:
         raise UsageError("--frames and --seconds both say how long; give one")
     if request.frames is not None and request.frames < 1:
@@ -70,6 +69,16 @@ def screen(request: Request) -> None:
         parse_budget(request.search_budget)
 
 
+def beside(request: Request) -> Request:
+    """The request with what its preset says where nothing was typed; the search is that of the preset's method."""
+    preset = PRESETS[choose("preset", request.preset, PRESETS, "--preset")] if request.preset else {}
+    if request.method is not None and method(request.method).name != preset.get("method"):
+        preset = {name: value for name, value in preset.items() if name != "search"}
+    names = ("method", "solver", "guidance", "search")
+    said = {"search": "none"} | {name: preset[name] for name in names if name in preset}
+    return replace(request, **{name: value for name, value in said.items() if getattr(request, name) is None})
+
+
 def _screen_size(size: str | tuple[int, int] | None) -> None:
     # what is no size at all is told once the model is known, with one that works
     sides = size.lower().split("x") if isinstance(size, str) else size or ()
@@ -77,9 +86,9 @@ def _screen_size(size: str | tuple[int, int] | None) -> None:
         raise UsageError(f"--size {size} is not possible; a video has at most {MAX_SIDE} pixels a side")
 
 
-def search_parameters(name: str) -> list[Parameter]:
+def search_parameters(name: str | None) -> list[Parameter]:
     """The parameters of a search under their whole names."""
-    if name == "none":
+    if name is None or name == "none":
         return []
     row = search(name)
     return [replace(parameter, name=f"{row.name}.{parameter.name}") for parameter in row.parameters]
@@ -87,7 +96,7 @@ def search_parameters(name: str) -> list[Parameter]:
 
 def search_sets(request: Request) -> tuple[str, dict[str, dict[str, Any]], list[str]]:
     """(name of the search, parameters of rewards, the texts of --set that are neither's). Aliases are spelled out."""
-    if request.search == "none":
+    if request.search is None or request.search == "none":
         owner = next((text.partition(".")[0] for text in request.set if text.partition(".")[0] in SEARCHES), None)
         if owner:
             raise UsageError(f"--set {owner}. has no effect without it; add --search {owner}")

@@ -48,7 +48,7 @@ class Request:
     compile: bool = False
     prompt_file: str | Path | None = None
     last_image: str | Path | None = None
-    search: str = "none"
+    search: str | None = None  # not typed: that of the preset, else none
     reward: str | None = None
     search_budget: str | None = None
     attention: str | None = None
