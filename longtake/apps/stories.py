@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from longtake.apps.overriding import over
 from longtake.apps.settings import Request, Settings
 from longtake.apps.stored import checked, reward_sets, sets_of, shown, within
 from longtake.errors import UsageError
@@ -91,18 +91,6 @@ def restored(path: Path | str, given: dict[str, Any]) -> tuple[Request, list[str
     if given.get("model") is None and ("model" not in told or is_path(str(request.model))):
         raise UsageError(f"{path} does not say where its model is ({shown(content.get('model_name'))}); add --model")
     return request, notes
-
-
-def over(request: Request, given: dict[str, Any]) -> Request:
-    """The request with what was typed in the place of what was restored; None: not typed."""
-    changes = {name: value for name, value in given.items() if value is not None}
-    if "frames" in changes or "seconds" in changes:
-        changes = {"frames": None, "seconds": None} | changes
-    if "method" in changes and changes["method"] != request.method:
-        changes = {"set": (), "steps": None} | changes
-    elif "set" in changes:
-        changes["set"] = (*request.set, *given["set"])
-    return replace(request, **changes)
 
 
 def turns_of(settings: Settings) -> tuple[Turn, ...]:
