@@ -5,15 +5,24 @@ Two sides throughout: the plan of a request read out of a film, and the plan of 
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from longtake.apps.methods import METHODS
+from longtake.apps.parameters import Parameter
 from longtake.apps.planning import plan
+from longtake.apps.rewarding import REWARDS
+from longtake.apps.searches import SEARCHES
 from longtake.apps.settings import Request, Settings
+from longtake.apps.stored import reward_sets, sets_of
 from longtake.apps.stories import embedded, requested
+from longtake.apps.tables import GENERAL, MODEL_OPTIONS
+from longtake.apps.terms import Numbers, Sum, Word
 from longtake.errors import UsageError
 from longtake.output.video import Format, VideoWriter
 
@@ -110,3 +119,62 @@ def test_a_preset_counts_more_than_the_video_and_less_than_what_is_typed(tmp_pat
     assert settings.fade == 3 and settings.reward == "motion", "what the preset does not speak of stays"
     bare = again(path, preset="miga-wan", search="none", guidance=0, steps=40)
     assert (bare.search, bare.reward, bare.guidance, bare.steps) == ("none", None, 0, 40)
+
+
+def words(parameter: Parameter) -> list[str]:
+    """What may be typed for a parameter: at least two values of its kind."""
+    if isinstance(parameter, Sum):
+        one, other = parameter.names[:2]
+        return [one, f"{other}+2*{one}", f".0000125*{one}+{other}", f"1e20*{other}"]
+    if isinstance(parameter, Numbers):
+        return ["8,6,4", "5"]
+    if isinstance(parameter, Word):
+        return ["Some/Folder", "a=b"] if type(parameter) is Word else ["colour-histogram"]
+    if isinstance(parameter.kind, tuple):
+        return list(parameter.kind)
+    low = parameter.low or 0
+    numbers = [f"{low + 1:g}", "17"] if parameter.kind is int else [f"{low + 0.1:g}", "1e-05", "123456.789", "inf"]
+    known = {bool: ["true", "false"], str: ["true", "97"]}
+    return [text for text in known.get(parameter.kind, numbers) if text != "1e-05" or low == 0]
+
+
+OWNERS = [
+    *((f"{row.name}.", parameter) for table in (METHODS, SEARCHES, REWARDS) for row in table.values()
+      for parameter in row.parameters),
+    *(("", parameter) for parameter in (*GENERAL, *MODEL_OPTIONS) if parameter.name != "batch"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("owner, parameter", OWNERS, ids=[f"{owner}{one.name}" for owner, one in OWNERS])
+def test_every_parameter_comes_back_as_it_was_typed(owner: str, parameter: Parameter) -> None:
+    """Typed, read, kept as JSON, and written as it would be typed again, it reads the same."""
+    bare = plan_of_nothing()
+    for text in words(parameter):
+        value = parameter.parse(owner, text)
+        name, kept = owner.rstrip("."), json.loads(json.dumps({parameter.name: value}))
+        if name in METHODS:
+            told = sets_of(replace(bare, method=name, parameters=kept))
+        elif name in SEARCHES:
+            told = sets_of(replace(bare, search=name, search_parameters=kept))
+        elif name in REWARDS:
+            told = reward_sets(replace(bare, reward_parameters={name: kept}))
+        else:
+            told = sets_of(replace(bare, **(kept if parameter in GENERAL else {"options": kept})))
+        (found,) = [one.partition("=")[2] for one in told if one.startswith(f"{owner}{parameter.name}=")]
+        assert parameter.parse(owner, found) == value
+
+
+def plan_of_nothing() -> Settings:
+    return Settings(PROMPT, "", "pocket", "chunk", {}, None, None, 8, None, 64, 64, "8", 8, 1, None, None, "cpu", None,
+                    None)  # fmt: skip
+
+
+@pytest.mark.parametrize("typed", [
+    {"search": "latsearch", "set": ["latsearch.levels=8,6,4"]},
+    {"search": "evolve", "set": ["evolve.population=4,2,2", "evolve.levels=12,8,4"]},
+    {"search": "beam", "set": ["beam.proposals=gaussian+.5*fft", "beam.width=2"]},
+])  # fmt: skip
+def test_lists_and_sums_of_a_search_are_told_by_a_video(typed: dict[str, Any], tmp_path: Path) -> None:
+    typed = dict(method="chunk", frames=65, seed=3, steps=12, **typed)
+    settings = again(film(tmp_path, **typed))
+    assert settings == typed_in_full(**typed) and len(settings.search_parameters) == len(typed["set"])

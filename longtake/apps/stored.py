@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from dataclasses import MISSING, fields
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -83,12 +84,12 @@ def named(settings: Any) -> None:
 
 
 def sets_of(settings: Any) -> list[str]:
-    """What `--set` would have to be given for the same method and search; values that are lists are left out."""
+    """What `--set` would have to be given for the same method and search."""
     found = {f"{settings.method}.{name}": value for name, value in settings.parameters.items()}
     found |= {f"{settings.search}.{name}": value for name, value in settings.search_parameters.items()}
     found |= {"fade": settings.fade, "prompt_rule": settings.prompt_rule, "ending": settings.ending}
     found |= settings.options
-    return [f"{name}={_word(value)}" for name, value in found.items() if not isinstance(value, (list, tuple, dict))]
+    return [f"{name}={_word(value)}" for name, value in found.items()]
 
 
 def reward_sets(settings: Any) -> list[str]:
@@ -98,7 +99,18 @@ def reward_sets(settings: Any) -> list[str]:
 
 
 def _word(value: Any) -> str:
+    """A value as it is typed behind `--set`: numbers with commas between, (name, weight) pairs as a sum."""
+    if isinstance(value, (list, tuple)):
+        terms = [one for one in value if isinstance(one, (list, tuple)) and len(one) == 2]
+        if terms and len(terms) == len(value):
+            return "+".join(f"{_plain(weight)}*{name}" for name, weight in terms)
+        return ",".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _plain(weight: Any) -> str:
+    # without an exponent, whose sign would part the sum
+    return f"{Decimal(repr(weight)):f}" if isinstance(weight, float) else str(weight)
 
 
 def within(name: str, value: Any) -> None:
