@@ -11,7 +11,7 @@ from typing import Any
 from longtake.apps import session as sessions
 from longtake.apps.generate import Console, play
 from longtake.apps.lookup import advise
-from longtake.apps.moments import Story, acting, branching, brought, first_frame, restarted, seen, story
+from longtake.apps.moments import Story, acting, branching, brought, endings, first_frame, restarted, seen, story
 from longtake.apps.searches import search
 from longtake.apps.session import Session
 from longtake.apps.settings import MAX_HOURS, Request, Settings, check_prompt
@@ -182,7 +182,8 @@ def redecided(told: Story, change: Change) -> Settings:
         offload=old.offload, compile=old.compile, attention=old.attention,
     )  # fmt: skip
     new, _, _ = plan(request)
-    keep = ("image", "video", "audio", "embed", "batch", "threads", "read_as", "prompts", "model_hash", "frames")
+    keep = ("image", "last_image", "video", "audio", "embed", "batch", "threads", "read_as", "prompts", "model_hash",
+            "frames")  # fmt: skip
     return replace(new, **{name: getattr(old, name) for name in keep})
 
 
@@ -191,8 +192,12 @@ def _restarted(told: Story, settings: Settings, latent: int, change: Change) -> 
     before = sessions.build(replace(told.settings, turns=settings.turns[:-1]))
     with told.folder.locked(), making(told.folder) as room:
         position = brought(before.job, told.folder, room, latent, before.comment)
+        found = endings(before.job, position)
         del before
         session = sessions.build(settings)
+        if found is not None:
+            timeline = replace(session.job.timeline, pictures=found)
+            session = replace(session, job=replace(session.job, timeline=timeline))
         key = key_of(change.seed or 0)
         position = restarted(session, position, key)
         shutil.rmtree(room.snapshots, ignore_errors=True)  # they are of the other method

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from longtake.apps import session as sessions
 from longtake.apps.lookup import look_up
 from longtake.apps.planning import context_latents, cycle_of
@@ -16,6 +18,7 @@ from longtake.apps.tables import Facts
 from longtake.core.engine import Engine
 from longtake.core.plan import Ghost, emptied
 from longtake.core.rollout import Timeline
+from longtake.core.tree import walk
 from longtake.errors import UsageError
 from longtake.output import checkpoint
 from longtake.output.directory import RunDir, typed
@@ -157,6 +160,15 @@ def nearest(job: Job, source: RunDir, latent: int) -> tuple[Path, str]:
         raise UsageError(f"{source.path} has no earlier state to go back to; its snapshots are gone")
     _, folder, name = max(found, key=lambda item: item[0])
     return folder, name
+
+
+def endings(job: Job, position: Position) -> tuple[tuple[int, Tensor], ...] | None:
+    """(latent of the run, its content) of the picture that a run ends on, from its state: it stays at its place, also
+    where the run was made longer since. None where the method had none in its state: then it goes to the end."""
+    known = next((item for item in walk(position.state) if isinstance(item, Timeline)), job.timeline)
+    if not known.pictures and not job.timeline.pictures:
+        return None
+    return tuple((place + position.offset, latent) for place, latent in known.pictures)
 
 
 def restarted(session: sessions.Session, position: Position, key: int) -> Position:
