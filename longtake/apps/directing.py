@@ -12,7 +12,7 @@ from longtake.apps import session as sessions
 from longtake.apps.generate import Console, play
 from longtake.apps.lookup import advise
 from longtake.apps.moments import Story, acting, branching, brought, endings, first_frame, restarted, seen, story
-from longtake.apps.searches import search
+from longtake.apps.overriding import over
 from longtake.apps.session import Session
 from longtake.apps.settings import MAX_HOURS, Request, Settings, check_prompt
 from longtake.apps.stored import reward_sets, sets_of
@@ -162,28 +162,19 @@ def redecided(told: Story, change: Change) -> Settings:
     """The settings of a run under another method or search, its model and its look as they are."""
     from longtake.apps.planning import plan
 
-    old = told.settings
-    name = change.method or old.method
+    old, name = told.settings, change.method or told.settings.method
     if not method(name).streams:
         raise UsageError(f"{name} makes a video of known length and cannot go on from a moment; use chunk or fifo")
-    if change.search not in (None, "none"):
-        search(change.search)
-    kept = replace(
-        old, method=name, parameters=old.parameters if name == old.method else {},
-        search=old.search if change.search is None else change.search,
-        search_parameters=old.search_parameters if change.search in (None, old.search) else {},
-    )  # fmt: skip
-    judged = reward_sets(old) if kept.search != "none" else []
     request = Request(
-        old.prompt, old.model, name, frames=old.frames or told.frames, steps=old.steps if name == old.method else None,
-        guidance=old.guidance, size=(old.width, old.height), fps=old.fps, seed=old.seed, solver=old.solver,
-        negative_prompt=old.negative_prompt, set=[*sets_of(kept), *judged], device=old.device,
-        dtype=old.dtype, search=kept.search, reward=old.reward if kept.search != "none" else None, lora=old.lora,
-        offload=old.offload, compile=old.compile, attention=old.attention,
+        old.prompt, old.model, old.method, frames=old.frames or told.frames, steps=old.steps, guidance=old.guidance,
+        size=(old.width, old.height), fps=old.fps, seed=old.seed, image=old.image, video=old.video,
+        last_image=old.last_image, solver=old.solver, negative_prompt=old.negative_prompt,
+        set=[*sets_of(old), *reward_sets(old)], device=old.device, dtype=old.dtype, search=old.search,
+        reward=old.reward, lora=old.lora, offload=old.offload, compile=old.compile, attention=old.attention,
     )  # fmt: skip
-    new, _, _ = plan(request)
-    keep = ("image", "last_image", "video", "audio", "embed", "batch", "threads", "read_as", "prompts", "model_hash",
-            "frames")  # fmt: skip
+    new, _, _ = plan(over(request, {"method": change.method, "search": change.search}), begun=True)
+    keep = ("image", "last_image", "video", "audio", "guide_model", "embed", "batch", "threads", "read_as", "prompts",
+            "model_hash", "frames")  # fmt: skip
     return replace(new, **{name: getattr(old, name) for name in keep})
 
 

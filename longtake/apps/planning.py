@@ -30,9 +30,12 @@ from longtake.search.branch import leaf
 EXACT_LATENTS = 1000  # longer plans are continued along a line
 
 
-def plan(request: Request) -> tuple[Settings, Facts, list[str]]:
-    """All decisions of a run, and a line for each that the user should know of; no weights are loaded."""
-    screen(request)
+def plan(request: Request, begun: bool = False) -> tuple[Settings, Facts, list[str]]:
+    """All decisions of a run, and a line for each that the user should know of; no weights are loaded.
+
+    What a run that has `begun` was begun with is in its state: those files need not be there any more.
+    """
+    screen(request, begun)
     request = beside(request)  # the model is looked up as it will be used: guidance doubles the cost
     facts = look_up(request)
     settings, notes = decide(request, facts)

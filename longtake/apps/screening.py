@@ -20,8 +20,11 @@ MAX_SIDE = 16384
 """Pixels a side that the video's encoder takes."""
 
 
-def screen(request: Request) -> None:
-    """Everything that can be wrong with a request by itself, before a model is even looked at."""
+def screen(request: Request, begun: bool = False) -> None:
+    """Everything that can be wrong with a request by itself, before a model is even looked at.
+
+    The files of a run that has `begun` are not looked for.
+    """
     if request.prompt_file is None:
         check_prompt(request.prompt)
     elif request.prompt:
@@ -52,12 +55,8 @@ def screen(request: Request) -> None:
         raise UsageError("--image and --video both say how to begin; give one")
     if request.guide_model and (request.image or request.video):
         raise UsageError("--guide-model makes the picture that a video begins with; leave out --image and --video")
-    for flag, path in (("--image", request.image), ("--video", request.video), ("--audio", request.audio),
-                       ("--prompt-file", request.prompt_file), ("--last-image", request.last_image)):  # fmt: skip
-        if path and not Path(path).is_file():
-            raise UsageError(f"{flag} {path}: {'that is a folder' if Path(path).is_dir() else 'there is no such file'}")
-    if request.audio:
-        check_sound(request.audio)
+    if not begun:
+        _screen_files(request)
     others = search_sets(request)[2]
     if row is not None:
         parse_sets(others, row, search_parameters(request.search))
@@ -67,6 +66,15 @@ def screen(request: Request) -> None:
         parse_reward(request.reward)
     if request.search_budget:
         parse_budget(request.search_budget)
+
+
+def _screen_files(request: Request) -> None:
+    for flag, path in (("--image", request.image), ("--video", request.video), ("--audio", request.audio),
+                       ("--prompt-file", request.prompt_file), ("--last-image", request.last_image)):  # fmt: skip
+        if path and not Path(path).is_file():
+            raise UsageError(f"{flag} {path}: {'that is a folder' if Path(path).is_dir() else 'there is no such file'}")
+    if request.audio:
+        check_sound(request.audio)
 
 
 def beside(request: Request) -> Request:
