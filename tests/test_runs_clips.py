@@ -100,3 +100,15 @@ def test_files_that_a_video_began_with_are_asked_for(cli: Any, picture_model: Pa
     assert again.code == 0 and "made with" not in again.err and hashes("again") == hashes("with")
     assert "made with" not in cli("generate", "--from", "without/video.mp4", "--model", picture_model, "--dry-run").err
     assert b"red.png" not in (tmp_path / "with" / "video.mp4").read_bytes()
+
+
+def test_a_clip_of_a_longer_window_is_extended_within_it(cli: Any, tiny: Path) -> None:
+    """riflex=6 makes clips of 21 frames: a run that is made so long is what was asked for at once, 22 are too many."""
+    common = ("--method", "plain", "--set", "riflex=6", "--no-embed")
+    for out, frames in (("whole", 21), ("run", 18)):
+        said = make(cli, tiny, *common, "--frames", frames, "--out", out)
+        assert said.code == 0, said.err
+    assert "no longer one later" in cli("extend", "run", "--frames", 4).err
+    said = cli("extend", "run", "--frames", 3, "--format", "json")
+    assert said.code == 0 and said.json["frames"] == 21, said.err
+    assert hashes("run")[-1] == hashes("whole")[-1]

@@ -14,6 +14,7 @@ from longtake.apps import session as sessions
 from longtake.apps.lookup import look_up
 from longtake.apps.planning import context_latents, cycle_of
 from longtake.apps.settings import Request, Settings
+from longtake.apps.stored import sets_of
 from longtake.apps.tables import Facts
 from longtake.core.engine import Engine
 from longtake.core.plan import Ghost, emptied
@@ -60,7 +61,7 @@ def story(path: Path) -> Story:
     settings, finished = sessions.reopen(folder)
     sessions.audible(settings, folder)
     request = Request(settings.prompt, settings.model, size=(settings.width, settings.height),
-                      guidance=settings.guidance)  # fmt: skip
+                      guidance=settings.guidance, set=sets_of(settings))  # fmt: skip
     facts = look_up(request)
     end, lines = folder.finished, read_trace(folder.trace)
     if not lines:
