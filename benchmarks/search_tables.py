@@ -227,8 +227,8 @@ def alike(rows: list[dict[str, Any]]) -> str:
         return ""
     return "\n\n" + textwrap.fill(
         f"In {many} of these rows, of beams, latsearch and evolve, the same proposals and survivors were drawn for "
-        f"every seed: intervals do not hold how much those differ. They are being made again with draws that hold the seed "
-        f"(`draws` in a row says so) and stand until then.",
+        f"every seed: intervals do not hold how much those differ. They are being made again with draws that hold the "
+        f"seed (`draws` in a row says so) and stand until then.",
         120,
     )
 
