@@ -233,11 +233,13 @@ def _windows(content: dict[str, Any]) -> tuple[int, int]:
     from longtake.apps.lookup import look_up
     from longtake.apps.planning import cycle_of, dry_rollout
     from longtake.apps.settings import Request, Settings
+    from longtake.apps.stored import sets_of
     from longtake.search.branch import leaf
 
     try:
         settings = Settings.from_json(content)
-        facts = look_up(Request(settings.prompt, settings.model, size=(settings.width, settings.height)))
+        size = settings.width, settings.height
+        facts = look_up(Request(settings.prompt, settings.model, size=size, set=sets_of(settings)))
         rollout = dry_rollout(settings, facts.can)
     except (UsageError, TypeError, KeyError):
         return 0, 0
