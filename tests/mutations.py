@@ -13,6 +13,7 @@ from longtake.core import step as core_step
 from longtake.core import stream as core_stream
 from longtake.core.rollout import Timeline, View
 from longtake.core.rows import Queue, Row
+from longtake.core.schedule import flow_unipc
 from longtake.core.solvers import Memory, Solver
 from longtake.core.window import Grid
 from longtake.rollouts import diagonal
@@ -27,6 +28,7 @@ from tests import (
     test_rewards,
     test_runs_books,
     test_search_branches,
+    test_search_judged,
     test_search_laws,
     test_search_methods,
     test_search_previews,
@@ -253,6 +255,31 @@ FAULTS = [
         "sums of scores forgotten",
         search_faults.totals_forgotten,
         test_search_branches.test_beams_by_their_sums_are_ranked_by_their_sums,
+    ),
+    Fault(
+        "judged by what nobody sees",
+        search_faults.judged_by_what_nobody_sees,
+        lambda: test_search_judged.test_whole_videos_are_judged_by_all_that_came_out_and_nothing_else("fifo"),
+    ),
+    Fault(
+        "seeds draw alike",
+        search_faults.seeds_draw_alike,
+        test_search_judged.test_draws_of_a_search_depend_on_the_seed,
+    ),
+    Fault(
+        "freeinit forgets its clip",
+        search_faults.freeinit_forgets_its_clip,
+        lambda: test_search_judged.test_freeinit_knows_the_clip_before_on_every_grid(flow_unipc(24, 3.0)),
+    ),
+    Fault(
+        "long clips lose their beginning",
+        search_faults.long_clips_lose_their_beginning,
+        lambda: test_search_judged.test_no_latent_of_a_long_clip_escapes_its_judge("best-of-n"),
+    ),
+    Fault(
+        "prompt of most that is there",
+        search_faults.prompt_of_most_that_is_there,
+        test_search_judged.test_the_prompt_that_is_told_is_that_of_what_is_judged,
     ),
     Fault(
         "particles scored a level late",

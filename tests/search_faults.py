@@ -170,3 +170,42 @@ def preview_from_other_noise(patch: Patch) -> None:
 def worst_wins(patch: Patch) -> None:
     """Scores are sorted the wrong way round."""
     patch.setattr(branch, "ranked", lambda values: sorted(range(len(values)), key=lambda place: values[place]))
+
+
+def judged_by_what_nobody_sees(patch: Patch) -> None:
+    """Finished candidates are judged by the newest window of a queue, which of a finished video lies behind its end."""
+    patch.setattr(branch, "became", lambda inner, member, timeline, out=False: branch.look(inner, member, timeline))
+
+
+def seeds_draw_alike(patch: Patch) -> None:
+    """What a search draws by itself is the same for every seed."""
+    patch.setattr(branch, "begun", lambda inner, seed: 0)
+
+
+def freeinit_forgets_its_clip(patch: Patch) -> None:
+    """The clip is noised to the highest level that keeps anything of it, which on some grids is a millionth."""
+    from longtake.search import freeinit
+
+    patch.setattr(freeinit, "kept", lambda schedule: (schedule.alphas[-1], schedule.sigmas[-1]))
+
+
+def long_clips_lose_their_beginning(patch: Patch) -> None:
+    """A branch keeps so many latents and no more, however many it has finished since it forked."""
+    move = branch.moved
+
+    def cut(member: Member, state: Any, emission: Emission, keep: int) -> Member:
+        after = move(member, state, emission, keep)
+        return replace(after, past=after.past[-keep:])
+
+    patch.setattr(branch, "moved", cut)
+
+
+def prompt_of_most_that_is_there(patch: Patch) -> None:
+    """A reward is told the prompt of most rows in flight, of which it reads the newest."""
+    look = branch.look
+
+    def told(inner: Any, member: Member, timeline: Any, view: View | None = None) -> View:
+        seen = look(inner, member, timeline, view)
+        return replace(seen, prompt=str(timeline.cond(seen.index))) if seen.index else seen
+
+    patch.setattr(branch, "look", told)
