@@ -1,7 +1,11 @@
 """A user's pictures as they are looked at: upright, on white where they are transparent, refused in one line."""
 
+# ruff: noqa: F811 (fixtures come from another file of tests)
+
 from __future__ import annotations
 
+import json
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +16,8 @@ from PIL import Image
 
 from longtake.apps.pictures import ending_of, read_picture
 from longtake.errors import UsageError
+from longtake.output.video import Format, VideoWriter, read_frames
+from tests.test_cli import cli, make, one_thread, picture_model, tiny  # noqa: F401
 
 
 def saved(picture: Image.Image, path: Path, **options: Any) -> np.ndarray:
@@ -59,3 +65,47 @@ def test_a_model_that_cannot_end_on_a_picture_says_so(tmp_path: Path) -> None:
     settings: Any = SimpleNamespace(last_image=str(tmp_path / "red.png"), width=8, height=8, method="plain")
     with pytest.raises(UsageError, match="short cannot read a clean last latent"):
         ending_of(settings, model, 3)
+
+
+@pytest.fixture
+def unloadable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No model can be loaded: what is refused has to be refused before."""
+    monkeypatch.setattr("longtake.models.load.load", lambda *_, **__: pytest.fail("a model was loaded"))
+
+
+@pytest.mark.parametrize("flag, says", [
+    ("--image", "is not a picture that can be read"), ("--last-image", "is not a picture that can be read"),
+    ("--video", "is not a video that can be read; give a video file"),
+])  # fmt: skip
+def test_a_file_of_another_kind_is_told_before_a_model_is_loaded(
+    cli: Any, picture_model: Path, tmp_path: Path, unloadable: None, flag: str, says: str
+) -> None:
+    (tmp_path / "README.md").write_text("# pictures\n")
+    for more in ((), ("--dry-run",)):
+        said = make(cli, picture_model, "--seconds", 2, flag, "README.md", *more)
+        assert said.code == 2 and f"{flag} README.md {says}" in said.err, said.err
+    job = {"prompt": "a dog", "model": str(picture_model), "frames": 9, flag[2:]: "README.md"}
+    (tmp_path / "jobs.jsonl").write_text(json.dumps(job))
+    said = cli("batch", "jobs.jsonl")
+    assert said.code == 2 and f"line 1: {flag} README.md {says}" in said.err and "job 1" not in said.err, said.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_film_without_frames_is_told_before_a_model_is_loaded(
+    cli: Any, picture_model: Path, tmp_path: Path, unloadable: None
+) -> None:
+    film = VideoWriter(tmp_path / "empty.mp4", Format(32, 32, Fraction(12)))
+    assert not list(read_frames(film.path))
+    said = make(cli, picture_model, "--seconds", 2, "--video", "empty.mp4", "--dry-run")
+    assert said.code == 2 and "--video empty.mp4 holds no frame that can be read" in said.err
+
+
+@pytest.mark.parametrize("length", [("--seconds", "inf"), ("--frames", 1)])
+def test_a_last_picture_without_an_end_is_told_by_a_plan(
+    cli: Any, tiny: Path, tmp_path: Path, unloadable: None, length: Any
+) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "red.png")
+    for more in ((), ("--dry-run",)):
+        said = make(cli, tiny, "--method", "chunk", "--last-image", "red.png", *length, *more)
+        assert said.code == 2 and "needs a video with an end" in said.err
+    assert make(cli, tiny, "--method", "chunk", "--last-image", "red.png", "--seconds", 2, "--dry-run").code == 0

@@ -7,35 +7,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
+from longtake.apps.given import check_ending, ends_itself
+from longtake.apps.given import read_picture as read_picture
 from longtake.apps.planning import context_latents
 from longtake.apps.settings import Settings
 from longtake.core.model import Capabilities
-from longtake.errors import UsageError
 from longtake.output.video import last_frames
 
 ENDING = "ending.png"
 """The picture that a run ends on, in its folder."""
-
-
-def read_picture(path: str, flag: str) -> Image.Image:
-    """A picture as it is looked at: upright by its EXIF, RGB, on white where it can be seen through.
-
-    UsageError, one line, for a file that is no picture.
-    """
-    try:
-        with Image.open(path) as source:
-            picture = ImageOps.exif_transpose(source)
-            if "A" not in picture.getbands() and "transparency" not in picture.info:
-                return picture.convert("RGB")
-            picture = picture.convert("RGBA")
-            return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    except Image.DecompressionBombError as error:
-        raise UsageError(f"{flag} {path} is enormous; give one of at most 100 megapixels") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise UsageError(f"{flag} {path} is not a picture that can be read") from error
 
 
 def context_of(settings: Settings, model: Any) -> tuple[Tensor, ...]:
@@ -61,20 +44,17 @@ def ending_of(settings: Settings, model: Any, latents: int | None) -> tuple[tupl
     """
     if not settings.last_image:
         return ()
-    if latents is None or latents < 2:
-        raise UsageError("--last-image needs a video with an end, of more than one latent; give --seconds or --frames")
+    can, size = model.denoiser.can, (settings.width, settings.height)
+    last = check_ending(settings, model.name, can, latents)
     if not Path(settings.last_image).is_file():
         return ()
-    can, size = model.denoiser.can, (settings.width, settings.height)
     picture = read_picture(settings.last_image, "--last-image")
-    if can.last_image and settings.method == "plain":
+    if ends_itself(settings, can):
         model.end_with(picture, _frames_to(settings, model))
         return ()
-    if can.per_row_levels == "no" and not can.clean_rows:
-        raise UsageError(f"{model.name} cannot read a clean last latent; use a model with a level per latent frame")
     still = np.asarray(ImageOps.fit(picture, size))
     encoded = model.codec.encode(torch.from_numpy(np.stack([still] * _still_frames(can))))
-    return ((latents - 1, encoded[-1].clone()),)
+    return ((last, encoded[-1].clone()),)
 
 
 def _frames_read(can: Capabilities, latents: int) -> int:

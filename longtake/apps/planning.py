@@ -11,6 +11,7 @@ from longtake.apps.budget import Blank, afford, parse_budget, told
 from longtake.apps.building import Materials
 from longtake.apps.composing import in_own_words, latent_of, length_of, method_of, searched, timeline_of
 from longtake.apps.deciding import decide
+from longtake.apps.given import check_ending
 from longtake.apps.guiding import guided
 from longtake.apps.lookup import look_up
 from longtake.apps.screening import beside, screen
@@ -50,6 +51,8 @@ def plan(request: Request, begun: bool = False) -> tuple[Settings, Facts, list[s
         raise UsageError(
             f"{facts.name} cannot begin with a picture; use a model that can (Wan 2.2 TI2V), or --video CLIP"
         )
+    if settings.last_image:
+        check_ending(settings, facts.name, facts.can, length_of(settings, facts.can))
     unread(settings)
     unheard(settings, facts)
     judging = judgeable(settings, facts)

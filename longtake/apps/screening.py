@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from longtake.apps.budget import parse_budget
+from longtake.apps.given import check_clip, read_picture
 from longtake.apps.parameters import Parameter, choose
 from longtake.apps.rewarding import parse_reward, parse_reward_sets
 from longtake.apps.searches import SEARCHES, search
@@ -69,10 +70,16 @@ def screen(request: Request, begun: bool = False) -> None:
 
 
 def _screen_files(request: Request) -> None:
+    # read here too, so that a file of another kind is told before a model is loaded
     for flag, path in (("--image", request.image), ("--video", request.video), ("--audio", request.audio),
                        ("--prompt-file", request.prompt_file), ("--last-image", request.last_image)):  # fmt: skip
         if path and not Path(path).is_file():
             raise UsageError(f"{flag} {path}: {'that is a folder' if Path(path).is_dir() else 'there is no such file'}")
+    for flag, path in (("--image", request.image), ("--last-image", request.last_image)):
+        if path:
+            read_picture(path, flag)
+    if request.video:
+        check_clip(request.video)
     if request.audio:
         check_sound(request.audio)
 
