@@ -32,8 +32,9 @@ def forward_rows(
     picture: embeddings; ids: frame rate, motion bucket, noise on the picture. `merge`: windows whose rows all share
     one time run without hooks.
     """
+    equal = merge and bool((times == times[:, :1]).all())  # asked where the times are: a device would be waited for
     times = times.to(x.device)
-    if merge and bool((times == times[:, :1]).all()):
+    if equal:
         return unet(x, times[:, 0], picture, added_time_ids=ids, return_dict=False)[0]
     with _told(unet, times):
         return unet(x, times[:, 0], picture, added_time_ids=ids, return_dict=False)[0]
