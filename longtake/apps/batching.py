@@ -26,7 +26,7 @@ from longtake.apps.settings import Request
 from longtake.apps.stored import fits, shown, within
 from longtake.errors import UsageError
 from longtake.output.checkpoint import write_atomic
-from longtake.output.directory import RunDir, plan_directory, read_json
+from longtake.output.directory import RunDir, plan_directory, probe_directory, read_json
 from longtake.output.disk import DiskFullError
 
 LARGEST = 10_000
@@ -166,7 +166,7 @@ def planned(work: Work) -> Work:
     """The job with what it will cost. UsageError, with its line, if it cannot be made."""
     try:
         if work.out is not None and work.entry.run is None:
-            plan_directory(work.out, work.request.prompt, 0)
+            probe_directory(plan_directory(work.out, work.request.prompt, 0))
         settings, facts, _ = plan(work.request)
         cost, _ = dry_run(settings, facts)
     except UsageError as error:
@@ -224,8 +224,7 @@ def _opened(work: Work) -> tuple[sessions.Session | None, RunDir]:
         folder = RunDir(Path(work.entry.run))
         settings, finished = sessions.reopen(folder)
         return (None if finished else sessions.build(settings, fresh=not sessions.begun(folder))), folder
-    session = sessions.start(work.request)
-    return session, sessions.begin(session, work.out)
+    return sessions.made(work.request, work.out)
 
 
 def _begun(entry: Entry) -> bool:

@@ -99,10 +99,10 @@ def run_generate(request: Request, out: Path | None, dry_run: bool, console: Con
         value = plan_of(settings, facts, path)
         console.result(value, plan_text(value))
         return
-    session = sessions.start(request)
+    session, folder = sessions.made(request, out)
     for note in session.notes:
         console.note(note)
-    play(session, sessions.begin(session, out), console)
+    play(session, folder, console)
 
 
 def run_resume(path: Path, console: Console) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from longtake.core.engine import Engine, cost_of
 from longtake.core.solvers import Solver
 from longtake.errors import UsageError
 from longtake.output import checkpoint
-from longtake.output.directory import RunDir, cleared, make_directory, plan_directory
+from longtake.output.directory import RunDir, cleared, make_directory, plan_directory, probe_directory
 from longtake.output.job import Job, Progress, film
 from longtake.output.run import Runner
 from longtake.output.sound import check_sound, store_sound
@@ -70,9 +70,10 @@ class Session:
         return embedded(self.settings) if self.settings.embed else None
 
 
-def start(request: Request) -> Session:
-    """A new run, ready to go: everything checked, the model loaded."""
+def start(request: Request, check: Callable[[Settings], None] = lambda settings: None) -> Session:
+    """A new run, ready to go: everything checked, by `check` too, and then the model loaded."""
     settings, _, notes = plan(request)
+    check(settings)
     make_guide(settings)  # before the model is there: the two need not fit into memory together
     live = None if isinstance(request.model, (str, Path)) else request.model
     session = build(settings, live, fresh=True)
@@ -174,6 +175,12 @@ def begin(session: Session, out: str | Path | None, root: str | Path = "runs") -
     return folder
 
 
+def made(request: Request, out: str | Path | None) -> tuple[Session, RunDir]:
+    """A new run, ready to go, in its folder, which is tried before the model is loaded."""
+    session = start(request, lambda it: probe_directory(plan_directory(out, it.prompt, it.seed)))
+    return session, begin(session, out)
+
+
 @contextlib.contextmanager
 def running(session: Session, folder: RunDir) -> Iterator[tuple[Runner, Iterator[Progress]]]:
     """A runner in its locked folder and its progress; left early, it saves everything and can be resumed."""
@@ -236,10 +243,9 @@ def begun(folder: RunDir) -> bool:
 def generate(prompt: str, out: str | Path | None = None, **options: Any) -> Result:
     """Make a video in a run directory; options as in `Request`. What the command `longtake generate` does, silently."""
     plan_directory(out, prompt, 0)  # a folder that is taken shows before the model is loaded
-    session = start(Request(prompt, **options))
+    session, folder = made(Request(prompt, **options), out)
     for note in session.notes:
         log.info("%s", note)
-    folder = begin(session, out)
     with running(session, folder) as (runner, progress):
         for _ in progress:
             pass

@@ -18,9 +18,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 import re
 import shlex
+import tempfile
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +34,7 @@ from filelock import FileLock, Timeout
 
 from longtake.errors import UsageError
 from longtake.output.checkpoint import write_atomic
+from longtake.output.disk import FULL
 
 FORMAT = 1
 """Version of run.json and trace.jsonl."""
@@ -198,7 +201,13 @@ def plan_directory(out: str | Path | None, prompt: str, seed: int, root: str | P
         while (path := base if number == 1 else base.with_name(f"{base.name}-{number}")).exists():
             number += 1
         return path
-    path = Path(out)
+    try:
+        return _unused(Path(out))
+    except OSError as error:
+        raise UsageError(f"--out {out} cannot be used: {error.strerror}; give a folder that is new or empty") from error
+
+
+def _unused(path: Path) -> Path:
     if path.is_file():
         raise UsageError(f"--out {path} is a file; give a folder that is new or empty")
     if (path / "run.json").exists():
@@ -213,6 +222,26 @@ def cleared(folder: RunDir) -> None:
     plan_directory(folder.path, "", 0)
     for name in LEFT[:-1]:
         (folder.path / name).unlink(missing_ok=True)
+
+
+def probe_directory(path: Path) -> None:
+    """UsageError unless the folder of a run can be made and written to; nothing stays of the try.
+
+    It is tried under a name of its own inside what is there already: commands that begin at once do not meet.
+    """
+    known = next(folder for folder in (path, *path.parents) if os.path.exists(folder))
+    try:
+        if known == path:
+            with tempfile.TemporaryFile(dir=path):
+                return
+        with tempfile.TemporaryDirectory(prefix=".longtake-", dir=known) as room:
+            tried = Path(room) / path.relative_to(known)
+            tried.mkdir(parents=True, exist_ok=True)
+            (tried / "run.json").touch()
+    except OSError as error:
+        if error.errno in FULL:
+            return  # that may pass: whoever writes waits for it
+        raise UsageError(f"{path} cannot be written to: {error.strerror}; choose another folder with --out") from error
 
 
 def make_directory(path: Path, fixed: bool) -> RunDir:
