@@ -438,6 +438,29 @@ def test_bench_compares_a_loop_with_the_same_calls_alone(cli: Any, tmp_path: Pat
     assert all(value["loop"] == value["calls"] > 0 for value in found["seconds"].values())
 
 
+@pytest.mark.parametrize("family", ["wan", "consisti2v"])
+def test_a_model_is_told_with_the_options_that_it_takes(cli: Any, tiny: Path, tmp_path: Path, family: str) -> None:
+    """Two sides: what is listed, and what is refused when it is asked for."""
+    from longtake.apps.lookup import look_up
+    from longtake.apps.settings import Request
+    from longtake.apps.tables import MODEL_OPTIONS
+    from longtake.errors import UsageError
+    from longtake.models.consisti2v_tiny import save_tiny_consisti2v
+
+    folder = tiny if family == "wan" else save_tiny_consisti2v(tmp_path / "model")
+    taken = set()
+    for parameter in MODEL_OPTIONS:
+        words = {int: "5", float: "2", bool: "true", str: "true"}
+        text = parameter.kind[0] if isinstance(parameter.kind, tuple) else words[parameter.kind]
+        try:
+            look_up(Request("a dog", folder, set=[f"{parameter.name}={text}"]))
+            taken.add(parameter.name)
+        except UsageError as error:
+            taken |= set() if "is no option of" in str(error) else {parameter.name}
+    told = re.findall(r"--set (\w+)=", cli("models", folder).out)
+    assert told and sorted(taken) == sorted(told) and len(told) < len(MODEL_OPTIONS)
+
+
 def test_small_words() -> None:
     assert [clock(s) for s in (3.2, 61, 3723)] == ["3 s", "1:01", "1:02:03"]
     assert (

@@ -12,7 +12,7 @@ import longtake
 from longtake.apps.cli import app, main
 from longtake.apps.helping import COMMANDS, OPTIONS
 from longtake.apps.parameters import choose
-from longtake.apps.tables import GENERAL, METHODS, MODEL_OPTIONS
+from longtake.apps.tables import GENERAL, METHODS
 from longtake.errors import UsageError
 
 
@@ -60,8 +60,6 @@ def test_a_method_tells_its_defaults_and_what_works_with_all(said: Any) -> None:
     text = said("methods", "fifo")[1]
     assert "fifo.partitions=" in text and "default 3)" in text and "default fanout)" in text and "default true)" in text
     assert all(f"--set {parameter.name}=" in text for parameter in GENERAL)
-    told = said("models", "pocket")[1]
-    assert all(f"--set {parameter.name}=" in told for parameter in MODEL_OPTIONS)
 
 
 def test_defaults_are_what_a_method_is_built_with() -> None:

@@ -112,3 +112,10 @@ def test_a_clip_of_a_longer_window_is_extended_within_it(cli: Any, tiny: Path) -
     said = cli("extend", "run", "--frames", 3, "--format", "json")
     assert said.code == 0 and said.json["frames"] == 21, said.err
     assert hashes("run")[-1] == hashes("whole")[-1]
+
+
+def test_a_stretch_of_no_frame_is_told_by_its_own_flag(cli: Any, copy: Path) -> None:
+    said = cli("takes", "run", "--num", 2, "--seconds", 0.01)
+    assert said.code == 2 and "--seconds 0.01 is less than a frame; give 0.09 or more" in said.err
+    assert "--frames" not in said.err and not (copy / "takes").exists()
+    assert "less than a frame" not in cli("takes", "run", "--num", 1, "--seconds", 0.09).err

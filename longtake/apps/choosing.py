@@ -104,9 +104,13 @@ def _make(run: Story, num: int, seconds: float, console: Console) -> None:
         raise UsageError(f"--num {num} is not possible; give 1 to {MOST}")
     if not (math.isfinite(seconds) and seconds > 0):
         raise UsageError(f"--seconds {seconds:g} is not possible; give a number above 0")
-    base = longer(run, round(seconds * float(run.settings.rate)))
+    more = round(seconds * float(run.settings.rate))
+    if more < 1:
+        least = math.ceil(100 / run.settings.rate) / 100
+        raise UsageError(f"--seconds {seconds:g} is less than a frame; give {least:g} or more")
+    base = longer(run, more)
     if run.settings.frames is None or not run.finished:
-        base = replace(base, frames=run.frames + round(seconds * float(run.settings.rate)))
+        base = replace(base, frames=run.frames + more)
     run.folder.refuse_if_busy()
     session = sessions.build(base)
     begins, rate = first_frame(run, acting(run, run.latents)), float(base.rate)

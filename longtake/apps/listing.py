@@ -117,7 +117,8 @@ def list_models(name: str | None, as_json: bool) -> None:
             rest = {key: value for key, value in facts.items() if key not in ("name", "family", "status", "path")}
             for key, value in rest.items():
                 show(f"{'':<19} {key}: {', '.join(value) if isinstance(value, list) else _typed(value)}")
-            for parameter in MODEL_OPTIONS:
+            known = FAMILIES[facts["family"]].options
+            for parameter in (one for one in MODEL_OPTIONS if known is None or one.name in known):
                 show(f"{'':<19} --set {parameter.name}=  {parameter.help} ({parameter.allowed})")
     if not name:
         show("--model takes any of these names, a folder, or a hub id; details: longtake models NAME")
