@@ -52,23 +52,27 @@ class Spy:
         return [float(view.judged(WINDOW)[-1].sum()) for view in views]
 
 
-def spied(make: Any, until: int, prompts: Any = "a") -> tuple[list[torch.Tensor], list[tuple[list[View], Any]]]:
-    """(latents, for each decision the views and the branches that were told of) of a search around a spy."""
+def spied(make: Any, until: int, line: Timeline | None = None) -> tuple[list[torch.Tensor], list[list[View]]]:
+    """(latents, the views of each decision) of a search around a spy."""
     spy = Spy()
     search = make(spy)
     engine = Engine(oracle(search), 8)
-    state, out, told = engine.drive(search.init(7, Timeline.of(prompts))), [], []
+    state, out = engine.drive(search.init(7, line or Timeline.of("a"))), []
     for _, emission in stream(search, engine, state, until):
         out += emission.latents
-        told += [one for one in emission.info.candidates]
-    return out, [(views, told) for views in spy.shown]
+    return out, spy.shown
+
+
+def looked(spy: Spy) -> Any:
+    """A search that looks at every row that enters a queue."""
+    return beam(Fifo(SHAPE, grid(), window=WINDOW), spy, 1, 2, proposals=Mixture((("gaussian", 1.0),)))
 
 
 @pytest.mark.parametrize("name", ["fifo", "progressive", "miga", "chunk"])
 def test_whole_videos_are_judged_by_all_that_came_out_and_nothing_else(name: str):
     inner = rollouts()[name]
     out, decisions = spied(lambda spy: best_of(inner, spy, 3, "video", length=30), 30)
-    views = decisions[0][0]
+    views = decisions[0]
     scores = [float(view.judged(WINDOW)[-1].sum()) for view in views]
     best = views[max(range(3), key=lambda place: scores[place])]
     assert len(views) == 3 and equal(list(best.judged(WINDOW)), out[: len(best.judged(WINDOW))])
@@ -189,15 +193,9 @@ def test_draws_of_a_search_depend_on_the_seed():
 
 def test_the_prompt_that_is_told_is_that_of_what_is_judged():
     """A change of prompt at row 40 of a queue of 16 rows whose newest 8 are judged."""
-    line = Timeline.of({0: "old", 40: "new"})
-    spy = Spy()
-    search = beam(Fifo(SHAPE, grid(), window=WINDOW), spy, 1, 2, proposals=Mixture((("gaussian", 1.0),)))
-    engine = Engine(oracle(search), 8)
-    state = engine.drive(search.init(7, line))
-    for _ in stream(search, engine, state, 45):
-        pass
+    _, shown = spied(looked, 45, Timeline.of({0: "old", 40: "new"}))
     both = 0
-    for view in (one for views in spy.shown for one in views):
+    for view in (one for views in shown for one in views):
         rows = view.index[-WINDOW:]
         new = sum(index >= 40 for index in rows)
         if 2 * new != len(rows):
@@ -207,14 +205,8 @@ def test_the_prompt_that_is_told_is_that_of_what_is_judged():
 
 
 def test_a_queue_that_switches_at_once_is_told_the_prompt_of_its_head():
-    line = Timeline(((0, "old"), (30, "new")), rule="queue_switch")
-    spy = Spy()
-    search = beam(Fifo(SHAPE, grid(), window=WINDOW), spy, 1, 2, proposals=Mixture((("gaussian", 1.0),)))
-    engine = Engine(oracle(search), 8)
-    state = engine.drive(search.init(7, line))
-    for _ in stream(search, engine, state, 40):
-        pass
-    told = [(view.index[0], view.prompt) for views in spy.shown for view in views]
+    _, shown = spied(looked, 40, Timeline(((0, "old"), (30, "new")), rule="queue_switch"))
+    told = [(view.index[0], view.prompt) for views in shown for view in views]
     assert {prompt for _, prompt in told} == {"old", "new"}
     assert all(prompt == ("new" if head >= 30 else "old") for head, prompt in told)
 
@@ -241,13 +233,9 @@ def test_inversion_is_told_the_prompt_of_what_it_inverts():
 
 
 def test_reflection_tells_its_reward_the_prompt_and_all_that_is_to_compare():
-    spy = Spy()
-    search = Reflect(rollouts()["fifo"], spy, -math.inf, 2, 64, 2, 4)
-    engine = Engine(oracle(search), 8)
-    state = engine.drive(search.init(7, Timeline.of("a dog walks")))
-    for _ in stream(search, engine, state, 8):
-        pass
-    views = [view for views in spy.shown for view in views]
+    inner = rollouts()["fifo"]
+    _, shown = spied(lambda spy: Reflect(inner, spy, -math.inf, 2, 64, 2, 4), 8, Timeline.of("a dog walks"))
+    views = [view for views in shown for view in views]
     assert len(views) > 4 and {view.prompt for view in views} == {"a dog walks"}
     assert all(len(view.judged(3)) == len(view.x0) == 6 for view in views)
 
