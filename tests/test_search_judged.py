@@ -30,6 +30,7 @@ from longtake.search.beam import beam
 from longtake.search.best_of import best_of
 from longtake.search.evolve import evolve
 from longtake.search.freeinit import FreeInit
+from longtake.search.k_step import k_step
 from longtake.search.latsearch import LatSearch, weights
 from longtake.search.proposals import Mixture
 from longtake.search.reflect import Reflect
@@ -131,6 +132,13 @@ def test_no_latent_of_a_long_clip_escapes_its_judge(name: str):
     assert max(len(view.before) for view in later) <= 16 + 21
     befores = {end for view in later for end in (21, 41) if equal(list(view.before[-16:]), out[end - 16 : end])}
     assert befores == {21, 41}  # what was before is what came out before, bit for bit
+
+
+@pytest.mark.parametrize(("name", "rows"), [("windows", 21), ("freenoise", 21), ("plain", 8), ("fifo", 8)])
+def test_previews_are_judged_whole(name: str, rows: int):
+    _, shown = spied(lambda spy: k_step(rollouts()[name], spy, 3, 2), 8)
+    assert all(len(view.judged(5)) == len(view.x0) for views in shown for view in views)
+    assert max(len(view.x0) for views in shown for view in views) == rows  # a queue that fills has fewer
 
 
 def test_branches_wait_for_a_whole_clip_and_width_is_worth_its_cost():

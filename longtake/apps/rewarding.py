@@ -154,7 +154,7 @@ REWARDS: dict[str, RewardRow] = {
             "consistency",
             "pictures agree with an anchor before them and with their neighbours",
             "ScalingNoise Eq. 7",
-            "pictures of the newest window",
+            "pictures of what came out, or of the newest window",
             _consistency,
             (
                 Parameter(
@@ -170,7 +170,7 @@ REWARDS: dict[str, RewardRow] = {
             "clip-min",
             "the picture that agrees least with the one that the clip continues",
             "k-step search Eq. 4",
-            "pictures of the newest window",
+            "pictures of what came out, or of the newest window",
             lambda supplies, values: ClipMin(supplies.see(values), encoder(values), supplies.window),
             (ENCODER, SEE),
         ),
@@ -190,14 +190,14 @@ REWARDS: dict[str, RewardRow] = {
             "latent-reward",
             "a small network's guess of how good the finished video will be",
             "after LatSearch, Zhao et al. 2026",
-            "noisy latents of the newest window, and their estimates",
+            "noisy latents and their estimates, of the newest window or of a clip",
             _latent_reward,
         ),
         RewardRow(
             "text",
             "what is shown is what the prompt says",
             "",
-            "pictures of the newest window; with see=decode also motion",
+            "pictures of what came out, or of the newest window; with see=decode also motion",
             _text,
             (Word("encoder", str, "pocket-judge, or the folder of a CLIP model"), SEE),
         ),
@@ -205,7 +205,7 @@ REWARDS: dict[str, RewardRow] = {
             "motion",
             "how much changes from picture to picture",
             "",
-            "pictures or latents of the newest window",
+            "pictures or latents of what came out, or of the newest window",
             _motion,
             (
                 Parameter("floor", float, "candidates of any reward that move less lose", 0),

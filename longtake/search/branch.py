@@ -105,11 +105,14 @@ def settled(reward: Reward, member: Member) -> tuple[Member, Info]:
 
 
 def look(inner: Rollout[Any], member: Member, timeline: Timeline, view: View | None = None) -> View:
-    """What a reward may read of a branch; `view` is the rollout's own of it, or of its preview.
+    """What a reward may read of a branch; `view` is the rollout's own of it, or of its preview, which is judged whole.
 
     The prompt is that of the rows that are judged: of a view without `span` those of a window at its end.
     """
-    view = inner.view(member.state) if view is None else view
+    if view is None:
+        view = inner.view(member.state)
+    elif view.span is None:
+        view = replace(view, span=len(view.x0))
     rows = [*_came_out(member), *view.index]
     rows = rows[max(len(rows) - (leaf(inner).window if view.span is None else view.span), 0) :]
     head = view.index[0] if view.index and view.span is None else rows[0] if rows else 0
