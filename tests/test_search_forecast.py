@@ -93,3 +93,17 @@ def test_what_is_continued_along_a_line_is_what_the_whole_would_cost(latents: in
         k_step(Windows(SHAPE, s, e, WINDOW, latents, overlap=3), Smooth(), 3, 2),
     ):
         assert planning.cost(made, latents) == forecast(made, latents)
+
+
+def test_what_is_drawn_is_costed_by_the_seed_of_the_run():
+    from longtake.search.beam import beam
+    from longtake.search.proposals import Mixture
+    from tests.cases import Smooth, rollouts, run
+
+    mixture = Mixture((("gaussian", 1.0), ("inversion", 1.0)), inversion_steps=3)
+    search, told = beam(rollouts()["chunk"], Smooth(), 1, 3, proposals=mixture), set()
+    for seed in range(5):
+        _, engine = run(search, 50, seed=seed)
+        assert forecast(search, 50, seed=seed).nfe == engine.meter.nfe
+        told.add(engine.meter.nfe)
+    assert len(told) > 1

@@ -155,7 +155,7 @@ def _job(settings: Settings, model: Any, rollout: Any, context: tuple[Tensor, ..
     engine = Engine(model.denoiser, settings.batch or 1)
     if latents is not None:
         paper = dry_rollout(settings, can)
-        expected = cost(paper, latents, len(context), partial(cost_of, model.denoiser)).nfe
+        expected = cost(paper, latents, len(context), partial(cost_of, model.denoiser), settings.seed).nfe
     form = Format(settings.width, settings.height, settings.rate)
     timeline = replace(timeline_of(settings, can), pictures=ending_of(settings, model, latents))
     return Job(rollout, engine, model.codec, timeline, settings.seed, form, settings.frames, latents, context,

@@ -30,9 +30,7 @@ from longtake.core.rows import Row
 from longtake.core.schedule import NoiseSchedule
 from longtake.core.step import Step
 from longtake.search import branch
-
-SIGNAL = 0.068
-"""Share of the clip that is left at the last level of the paper's model (Stable Diffusion's schedule)."""
+from longtake.search.proposals import SIGNAL
 
 
 @dataclass(frozen=True, eq=False)

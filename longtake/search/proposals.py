@@ -43,6 +43,8 @@ from longtake.core.window import Window
 
 NAMES = ("gaussian", "fft", "renoise", "neighbour", "inversion")
 INVERTED = ("inversion", "neighbour")
+SIGNAL = 0.068
+"""Share of a clip that is left at the last level of Stable Diffusion's schedule, which the papers' models have."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +72,7 @@ class Mixture:
     dims: Literal[2, 3] = 2
     band: Literal["gaussian", "butterworth"] = "gaussian"
     cutoff: float = 0.25
-    signal: float = 0.068
+    signal: float = SIGNAL
     delta: float = 0.5
     inversion_steps: int = 8
 
