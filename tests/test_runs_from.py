@@ -34,8 +34,8 @@ SEARCHED: dict[str, Any] = dict(
 
 
 def film(folder: Path, **typed: Any) -> Path:
-    """A film of one frame that tells the settings of a request."""
-    settings = plan(Request(PROMPT, **typed))[0]
+    """A film of one frame that tells the settings of a request, and what a loaded model adds to them."""
+    settings = replace(plan(Request(PROMPT, **typed))[0], model_name="pocket", family="wan")
     path = folder / "told.mp4"
     path.unlink(missing_ok=True)
     form = Format(settings.width, settings.height, settings.rate)
@@ -178,3 +178,18 @@ def test_lists_and_sums_of_a_search_are_told_by_a_video(typed: dict[str, Any], t
     typed = dict(method="chunk", frames=65, seed=3, steps=12, **typed)
     settings = again(film(tmp_path, **typed))
     assert settings == typed_in_full(**typed) and len(settings.search_parameters) == len(typed["set"])
+
+
+def test_another_model_has_its_own_size_rate_steps_and_guidance(tmp_path: Path) -> None:
+    from longtake.models.tiny import save_tiny
+
+    wan = tmp_path / "tiny"
+    save_tiny(wan)
+    typed: dict[str, Any] = dict(method="chunk", seconds=8, seed=3, set=["chunk.overlap=1", "fade=3"])
+    path = film(tmp_path, **typed, steps=12, guidance=3.0, solver="euler", fps=10, size="32x32")
+    assert again(path, model=str(wan)) == typed_in_full(**typed, model=str(wan))
+    assert again(path, model=str(wan), fps=5, steps=3).frames == 40, "as long as it was, at the rate that is typed"
+    assert again(path, model="pocket").fps == "10", "the same model goes on as it was"
+    assert any("is another: size, fps" in line for line in requested({"prompt": None, "model": str(wan)}, path)[1])
+    native = again(film(tmp_path, **typed, steps=12, guidance=3.0), model="pocket-progressive")
+    assert (native.steps, native.guidance) == (12, 3.0), "a model whose videos are alike goes on as it was"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from longtake.apps.lookup import look_up
 from longtake.apps.overriding import over
 from longtake.apps.settings import Request, Settings
 from longtake.apps.stored import checked, reward_sets, sets_of, shown, within
@@ -28,6 +30,9 @@ HIDDEN = ("image", "last_image", "video", "audio", "device", "branch", "threads"
 
 FILES = ("image", "last_image", "video", "audio", "lora", "guide_model")
 """Of these a video tells that there was one, not where it lies."""
+
+OF_A_MODEL = ("size", "fps", "steps", "guidance", "solver", "dtype")
+"""Settings that suit one model and hardly another."""
 
 BARE: dict[str, Any] = {"image": None, "video": None, "device": "auto", "batch": None}
 """What is not told in a video."""
@@ -83,14 +88,33 @@ def restored(path: Path | str, given: dict[str, Any]) -> tuple[Request, list[str
         told["seconds"] = "inf"
     try:
         settings = checked(Settings, {**BARE, **content, "model": str(content.get("model"))})
-        size = settings.width, settings.height
-        request = Request(prompt=settings.prompt, negative_prompt=settings.negative_prompt, size=size,
+        told["size"] = settings.width, settings.height
+        if _of_another_kind(given.get("model"), settings):
+            told = _moved(told, settings)
+            settings = replace(settings, options={})
+            notes.append(f"--model {given['model']} is another: {', '.join(OF_A_MODEL)} are its own unless given")
+        request = Request(prompt=settings.prompt, negative_prompt=settings.negative_prompt,
                           set=tuple([*sets_of(settings), *reward_sets(settings)]), **told)  # fmt: skip
     except UsageError as error:
         raise UsageError(str(error).replace("run.json", f"the metadata of {path}")) from error
     if given.get("model") is None and ("model" not in told or is_path(str(request.model))):
         raise UsageError(f"{path} does not say where its model is ({shown(content.get('model_name'))}); add --model")
     return request, notes
+
+
+def _of_another_kind(model: Any, settings: Settings) -> bool:
+    """Whether a model that is typed is not that of the video: by its name, and by what its own videos are like."""
+    if model is None:
+        return False
+    facts, name = look_up(Request("", model)), settings.model_name or settings.model
+    alike = facts.family == settings.family and facts.size == (settings.width, settings.height)
+    return Path(facts.name).name != Path(name).name and not (alike and facts.fps == settings.rate)
+
+
+def _moved(told: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """What was restored, without what is of a model: as long in seconds, however many frames that is there."""
+    left = {name: value for name, value in told.items() if name not in (*OF_A_MODEL, "frames")}
+    return left if settings.frames is None else {**left, "seconds": float(settings.frames / settings.rate)}
 
 
 def turns_of(settings: Settings) -> tuple[Turn, ...]:
