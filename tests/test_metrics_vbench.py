@@ -189,8 +189,18 @@ def test_remapping_by_hand():
         assert len(vbench_long.REMAP[name]) == 101 and list(vbench_long.REMAP[name]) == sorted(vbench_long.REMAP[name])
         for score, value in points.items():
             assert vbench_long.remapped(name, score) == pytest.approx(value, abs=5e-5)
-    assert vbench_long.remapped("subject_consistency", 0.504) == vbench_long.remapped("subject_consistency", 0.5)
     assert vbench_long.remapped("subject_consistency", 1 + 1e-12) == 1
+    assert vbench_long.remapped("subject_consistency", -0.1) == 0
+
+
+@pytest.mark.parametrize("name", list(vbench_long.REMAP))
+def test_remapping_runs_straight_between_the_table_s_places(name: str):
+    """As the toolkit interpolates: a nearest place would take unlike scores for equal, and others 1 % apart."""
+    scores = np.linspace(0, 1, 997)
+    expected = np.interp(scores, np.arange(101) / 100, vbench_long.REMAP[name])
+    found = [vbench_long.remapped(name, float(score)) for score in scores]
+    assert found == pytest.approx(expected.tolist(), abs=1e-12)
+    assert all(one < other for one, other in zip(found, found[1:], strict=False))
 
 
 def test_fusion_by_hand():

@@ -16,7 +16,7 @@ smoothness the last clip starts at a frame of even index, so it may be one frame
 
 `REMAP` holds 101 numbers a metric, at 0, .01, ..., 1, rounded to five decimals, from the toolkit's configuration
 (Vchitect/VBench, vbench2_beta_long/configs, Apache-2.0): without them its scores cannot be computed. Between two of
-them the nearest is taken.
+them lies a straight line, as in the toolkit (vbench2_beta_long/utils.py, `fuse_inclip_clip2clip`).
 """
 
 from __future__ import annotations
@@ -110,7 +110,9 @@ class LongConsistency:
 def remapped(name: str, score: float) -> float:
     """A clip-to-clip score on the scale of in-clip scores, by the toolkit's table for metric `name`."""
     table = REMAP[name]
-    return table[round(min(max(score, 0.0), 1.0) * (len(table) - 1))]
+    place = min(max(score, 0.0), 1.0) * (len(table) - 1)
+    low = min(int(place), len(table) - 2)
+    return table[low] + (place - low) * (table[low + 1] - table[low])
 
 
 def fused(name: str, in_clip: float, clip_to_clip: float | None, dev_flag: bool) -> float:
