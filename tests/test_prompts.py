@@ -13,7 +13,12 @@ from longtake.apps.composing import latent_of, length_of, timeline_of
 from longtake.apps.planning import plan
 from longtake.apps.prompts import Scene, is_story, parse_story, read_story, seconds_of, written
 from longtake.apps.settings import Request
+from longtake.core.forecast import forecast
+from longtake.core.schedule import flow
 from longtake.errors import UsageError
+from longtake.rewards.latent import LatentCosine
+from longtake.rollouts.plain import Plain
+from longtake.search.latsearch import LatSearch
 
 EIGHT = Fraction(8)
 
@@ -179,3 +184,14 @@ def test_a_search_of_a_preset_is_one_that_can_be_changed():
     assert sizes[0] < 10 < sizes[1], "a budget that was typed counts more than the preset's size"
     with pytest.raises(UsageError, match="add --search k-step"):
         plan(Request("a dog walks right", set=["k-step.candidates=3"], method="fifo", **given))
+
+
+def test_the_preset_of_latsearch_scores_where_its_paper_does():
+    """Steps 10, 15 and 20 of 50, counted from 0, are done: 39, 34 and 29 are left, which is where the search looks by
+    itself, and six particles cost at most 6 * 21 + 29 window calls."""
+    given = plan(Request("a dog walks right", preset="latsearch-wan", seed=1))[0]
+    levels = given.search_parameters["levels"]
+    assert levels == tuple(50 - done for done in (11, 16, 21))
+    clip = Plain((1, 1, 1), flow(50))
+    assert LatSearch(clip, LatentCosine()).marks == levels
+    assert forecast(LatSearch(clip, LatentCosine(), levels=levels), 12).nfe == 6 * 21 + 29

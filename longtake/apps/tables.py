@@ -55,10 +55,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "method": "chunk", "steps": 50, "search": "k-step", "methods": {"chunk": {"join": "pixel"}},
         "searches": {"k-step": {"candidates": 10, "preview_steps": 8}},
     },
-    # LatSearch's released defaults: scored after 10, 15 and 20 of 50 steps
+    # LatSearch's released defaults: scored when its steps 10, 15 and 20 of 50, counted from 0, are done
     "latsearch-wan": {
         "method": "plain", "steps": 50, "guidance": 5.0, "search": "latsearch",
-        "searches": {"latsearch": {"particles": 6, "levels": (40, 35, 30), "correlation": 0.1}},
+        "searches": {"latsearch": {"particles": 6, "levels": (39, 34, 29), "correlation": 0.1}},
     },
 }  # fmt: skip
 """Named settings; what is typed beside them counts more. `methods` and `searches` hold their parameters."""
