@@ -135,6 +135,30 @@ def test_it_learns_from_a_folder_of_videos_and_writes_a_model_that_loads(base, t
     assert torch.equal(again.run.model.patch_embedding.weight, task.run.model.patch_embedding.weight)
 
 
+def test_what_is_encoded_follows_the_folder_of_videos(base, tmp_path):
+    """Other videos, other captions, or another model: encoded anew. The same again: not."""
+    model, kept = longtake.load(str(base)), tmp_path / "kept"
+    few, more = videos(tmp_path / "few", 1), videos(tmp_path / "more", 2)
+    assert len(material(model, few, tmp_path, kept).captions) == 1
+    before = (kept / "clips.safetensors").stat().st_mtime_ns
+    material(model, few, tmp_path, kept)
+    assert (kept / "clips.safetensors").stat().st_mtime_ns == before
+    assert len(material(model, more, tmp_path, kept).captions) == 2
+    (more / "1.txt").write_text("a cat sleeps\n")
+    assert material(model, more, tmp_path, kept).captions == ("a dog runs right", "a cat sleeps")
+
+
+def test_a_run_is_not_gone_on_with_from_another_model_of_the_same_name(base, tmp_path):
+    other = save_tiny(tmp_path / base.name, seed=4)
+    (other / "longtake.json").write_text((base / "longtake.json").read_text())
+    clips, cache = videos(tmp_path / "clips", 1), tmp_path / "cache"
+    task = pa.prepare(str(base), clips, tmp_path / "to", out=cache)
+    pa.fine_tune(task, Budget(steps=1), batch=1)
+    with pytest.raises(UsageError, match="other weights"):
+        pa.prepare(str(other), clips, tmp_path / "to", out=cache)
+    assert pa.prepare(str(base), clips, tmp_path / "to", out=cache).run.step == 1
+
+
 def test_large_models_make_activations_again_and_learn_the_same(base, tmp_path, monkeypatch):
     clips = videos(tmp_path / "clips", 2)
     weights = []

@@ -170,7 +170,10 @@ class Task:
 
 
 def prepare(model: str, clips: Path | None, to: Path | None, device: str = "cpu", out: Path = CACHE) -> Task:
-    """Load the base model and its clips; continue the run that is in `out`, if there is one."""
+    """Load the base model and its clips; continue the run that is in `out`, if there is one.
+
+    UsageError if that was begun from other weights: models are told apart by the names of their folders alone.
+    """
     base = load(model, num_steps=FINE, device=device, dtype="float32")
     transformer: Any = getattr(base.denoiser, "transformer", None)
     if base.family != "wan" or transformer is None:
@@ -178,6 +181,7 @@ def prepare(model: str, clips: Path | None, to: Path | None, device: str = "cpu"
     setups(base.window)
     folder = out / f"progressive-{base.name}"
     data = material(base, clips, out, folder)
+    _of(folder, base.weights_hash)
     transformer.requires_grad_(True).train()
     if sum(p.numel() for p in transformer.parameters()) > LARGE:
         transformer.enable_gradient_checkpointing()
@@ -186,6 +190,17 @@ def prepare(model: str, clips: Path | None, to: Path | None, device: str = "cpu"
     run.load()
     known = model if model in NAMES else str(base.source.resolve())
     return Task(run, data, base.denoiser.schedule, base.source, known, to or Path(f"{base.name}-progressive"))
+
+
+def _of(folder: Path, weights: str) -> None:
+    """Note from which weights the run in a folder is begun. UsageError if it was begun from others."""
+    path = folder / "begun-from"
+    if path.is_file() and path.read_text().strip() != weights:
+        raise UsageError(
+            f"the run in {folder} was begun from other weights of that name; move it away, or give another --cache"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(weights + "\n")
 
 
 def fine_tune(task: Task, budget: Budget, batch: int = 16) -> None:

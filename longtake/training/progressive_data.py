@@ -1,7 +1,8 @@
 """Clips for progressive training, encoded once: pocket's cache, or a folder of videos with captions.
 
 A folder holds `name.mp4` with its caption in `name.txt`. Videos are scaled to cover the model's size, cropped, and cut
-into pieces as long as the model's window; each piece is encoded as a video of its own, as the base model's were.
+into pieces as long as the model's window; each piece is encoded as a video of its own, as the base model's were. What
+is encoded is kept for as long as the folder holds the same files and captions and the model is the same.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from longtake.core.noise import fold
 from longtake.errors import UsageError
 from longtake.output.video import read_frames
 
@@ -54,8 +57,9 @@ def material(model: Any, clips: Path | None, out: Path, kept: Path) -> Material:
         return from_cache(model, out / "clips.safetensors")
     if not clips.is_dir():
         raise UsageError(f"--clips {clips} is no folder; give one that holds name.mp4 and name.txt for every clip")
-    if not (kept / "clips.safetensors").is_file():
-        _encode(model, clips, kept)
+    key = _key(model, clips)
+    if not (kept / "clips.safetensors").is_file() or _key_of(kept / "clips.safetensors") != key:
+        _encode(model, clips, kept, key)
     captions = json.loads((kept / "captions.json").read_text())
     return Material(load_file(kept / "clips.safetensors")["latents"], tuple(captions), model.denoiser.text)
 
@@ -80,7 +84,22 @@ def from_cache(model: Any, path: Path) -> Material:
     return Material(latents, tuple(captions), text)
 
 
-def _encode(model: Any, clips: Path, kept: Path) -> None:
+def _key(model: Any, clips: Path) -> str:
+    """Another for another model, other files or other captions."""
+    told = []
+    for video in sorted(path for path in clips.iterdir() if path.suffix.lower() in VIDEOS):
+        caption = video.with_suffix(".txt")
+        said = caption.read_text(encoding="utf-8") if caption.is_file() else ""
+        told.append((video.name, video.stat().st_size, said))
+    return f"{fold(0, model.weights_hash, repr(model.size), repr(told)):016x}"
+
+
+def _key_of(path: Path) -> str:
+    with safe_open(path, "pt") as file:
+        return (file.metadata() or {}).get("clips", "")
+
+
+def _encode(model: Any, clips: Path, kept: Path, key: str) -> None:
     latents, captions = [], []
     length = 4 * (model.window - 1) + 1
     for video in sorted(path for path in clips.iterdir() if path.suffix.lower() in VIDEOS):
@@ -94,7 +113,7 @@ def _encode(model: Any, clips: Path, kept: Path) -> None:
         raise UsageError(f"{clips} holds no video of at least {length} frames; videos end in {', '.join(VIDEOS)}")
     kept.mkdir(parents=True, exist_ok=True)
     (kept / "captions.json").write_text(json.dumps(captions))
-    save_file({"latents": torch.stack(latents)}, kept / "clips.safetensors")
+    save_file({"latents": torch.stack(latents)}, kept / "clips.safetensors", {"clips": key})
 
 
 def pieces(frames: Iterator[np.ndarray], size: tuple[int, int], length: int) -> Iterator[Tensor]:
