@@ -216,6 +216,25 @@ def test_muon_orthogonalises():
     assert values.min() > 0.4 and values.max() < 1.4
 
 
+def test_a_preview_decoder_is_of_its_autoencoder(tmp_path, monkeypatch):
+    """A new autoencoder's is trained from the start; the minutes that an old one's took do not count."""
+    torch.manual_seed(0)
+    monkeypatch.setattr(preview, "pairs", lambda out, num: (torch.randn(4, 32, 8, 8), torch.zeros(4, 3, 64, 64)))
+    monkeypatch.setattr(preview, "Budget", lambda minutes: loop.Budget(steps=2))
+    runs = []
+
+    def trained(run, *rest, **more):
+        runs.append(run.step)
+        loop.train(run, *rest, **more)
+
+    monkeypatch.setattr(preview, "train", trained)
+    vaes = [torch.nn.Linear(2, 2) for _ in range(2)]
+    for one in (0, 0, 1):
+        monkeypatch.setattr(preview, "load_vae", lambda out, vae=vaes[one]: vae)
+        preview.train_preview(1, tmp_path / "cache", tmp_path / "to")
+    assert runs == [0, 2, 0], "the same again is done already, another begins anew"
+
+
 def test_preview_and_sampler():
     net = preview.Preview()
     assert net(torch.randn(3, 32, 8, 8)).shape == (3, 3, 64, 64)

@@ -2,7 +2,8 @@
 
     python -m longtake.training.preview --minutes 2
 
-It learns what the real decoder draws last for each latent. Reads normalised latents, as the transformer does.
+It learns what the real decoder draws last for each latent. Reads normalised latents, as the transformer does. A run is
+of one autoencoder, in a folder of that: with another it begins anew, however long the last one was.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from longtake.models.folder import module_hash
 from longtake.models.preview import FILE, Preview
 from longtake.training import cache, fold
 from longtake.training.export import write
@@ -42,9 +44,9 @@ def train_preview(minutes: float, out: Path = CACHE, folder: Path = FOLDER, num:
     latents, truth = pairs(out, num)
     net = Preview()
     matrices = [p for p in net.parameters() if p.ndim == 4]
-    run = Run(
-        out / "preview", net, Optimizer(matrices, [p for p in net.parameters() if p.ndim != 4], 3e-3), Ema(net, 0.995)
-    )
+    others = [p for p in net.parameters() if p.ndim != 4]
+    home = out / "preview" / module_hash([load_vae(out)])
+    run = Run(home, net, Optimizer(matrices, others, 3e-3), Ema(net, 0.995))
     run.load()
 
     def loss(run: Run, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
