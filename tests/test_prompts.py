@@ -12,6 +12,7 @@ import pytest
 from longtake.apps.composing import latent_of, length_of, timeline_of
 from longtake.apps.planning import plan
 from longtake.apps.prompts import Scene, is_story, parse_story, read_story, seconds_of, written
+from longtake.apps.rewarding import LOOKS, REWARDS
 from longtake.apps.settings import Request
 from longtake.core.forecast import forecast
 from longtake.core.schedule import flow
@@ -195,3 +196,15 @@ def test_the_preset_of_latsearch_scores_where_its_paper_does():
     clip = Plain((1, 1, 1), flow(50))
     assert LatSearch(clip, LatentCosine()).marks == levels
     assert forecast(LatSearch(clip, LatentCosine(), levels=levels), 12).nfe == 6 * 21 + 29
+
+
+@pytest.mark.parametrize(("name", "reward", "encoder"), [
+    ("scalingnoise-vc2", "consistency", "dino-vitb16"), ("kstep-svd", "clip-min", "clip-vitb32"),
+])  # fmt: skip
+def test_a_preset_that_judges_otherwise_than_its_paper_says_so(name: str, reward: str, encoder: str):
+    """These two take the usual reward, and the page tells how to ask for the paper's."""
+    assert plan(Request("a dog walks right", preset=name, frames=33, seed=1))[0].reward is None
+    page = (Path(__file__).parent.parent / "docs" / "models.md").read_text()
+    row = next(line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
+    assert f"`--reward {reward} --set {reward}.encoder={encoder}`" in row
+    assert reward in REWARDS and encoder in LOOKS
