@@ -1,6 +1,6 @@
 """What should stand at position 0 of a continuing window? Wan-type networks learned to find a picture's latent there.
 
-    python benchmarks/position0.py [--captions 8] [--seconds 20] [--methods chunk fifo progressive rolling miga]
+    python benchmarks/position0.py [--captions 8] [--seconds 23] [--methods chunk fifo progressive rolling miga]
 
 A video begins with the latent of one pixel frame, and windows that continue it begin with a latent of four. Arms: `as
 is` (that latent), `picture` (its last pixel frame, decoded and encoded again as a picture), `anchor` (the latent that

@@ -217,7 +217,7 @@ def progressive() -> str:
     """The card of the fine-tune."""
     return f"""# pocket-progressive
 
-pocket's transformer, fine-tuned to rising noise levels (PA-VDM, Xie et al. 2024, Sec. 3.5) for the methods that work on
+pocket's transformer, fine-tuned to rising noise levels (PA-VDM, Xie et al. 2025, Sec. 3.5) for the methods that work on
 queues. Its folder holds the transformer alone; everything else is read from pocket.
 
 **Intended use.** `--model pocket-progressive --method progressive` (or fifo, miga): what a queue gains from a network

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from longtake.apps.composing import latent_of, length_of, timeline_of
+from longtake.apps.looking import LOOKS
 from longtake.apps.planning import plan
 from longtake.apps.prompts import Scene, is_story, parse_story, read_story, seconds_of, written
-from longtake.apps.rewarding import LOOKS, REWARDS
+from longtake.apps.rewarding import REWARDS
 from longtake.apps.settings import Request
 from longtake.core.forecast import forecast
 from longtake.core.schedule import flow

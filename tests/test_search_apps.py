@@ -311,6 +311,21 @@ def test_rewards_never_look_with_the_eyes_of_metrics():
     assert "/measure/" not in made.encoder.name
 
 
+@pytest.mark.parametrize("name", ["consistency", "clip-min"])
+def test_pockets_judge_looks_at_pockets_pictures_alone(name: str, tmp_path):
+    """It knows the subjects of one world, and names one of them whatever it is shown."""
+    tuned = tmp_path / "tuned"
+    tuned.mkdir()
+    (tuned / "longtake.json").write_text('{"vocabulary": "world", "base": "pocket"}')
+    for folder, wanted in ((NAMES["pocket"], "pocket-judge/reward/subject"), (tuned, "pocket-judge/reward/subject"),
+                          (tmp_path, "colour-histogram"), (None, "colour-histogram")):  # fmt: skip
+        made: Any = make_reward([(name, 1.0)], Supplies(Pixels(), folder, 12), {})
+        assert made.encoder.name == wanted
+    said = {name: {"encoder": "pocket-judge/reward/place"}}
+    named: Any = make_reward([(name, 1.0)], Supplies(Pixels(), None, 12), said)
+    assert named.encoder.name == "pocket-judge/reward/place"
+
+
 def test_without_a_preview_decoder_pictures_are_decoded_and_the_usual_reward_reads_latents(tmp_path):
     bare = Supplies(Pixels(), tmp_path, 12)
     assert usual_reward(bare)[0] == "latent-cosine" and usual_reward(supplies())[0] == "consistency"

@@ -208,15 +208,21 @@ def test_what_judges_is_missed_on_paper(
 
 def test_the_judge_of_words_is_missed_on_paper(cli: Any, tiny: Path, tmp_path: Path, monkeypatch: Any):
     monkeypatch.setattr("longtake.metrics.judge.WEIGHTS", tmp_path / "gone")
-    asked = ("generate", PROMPT, "--model", tiny, "--frames", 17, "--method", "fifo", "--search", "beam", "--dry-run")
-    said = cli(*asked, "--reward", "text")
-    assert said.code == 2 and "not part of this installation" in said.err
+    asked = ("generate", PROMPT, "--frames", 17, "--search", "beam", "--dry-run", "--reward", "text")
+    assert "not part of this installation" in cli(*asked).err
+    said = cli(*asked, "--model", tiny)
+    assert said.code == 2 and "reads the pictures of pocket's own world; for this model give --set text." in said.err
+    said = cli(*asked, "--model", tiny, "--set", "text.encoder=pocket-judge")
+    assert "not part of this installation" in said.err, "whoever names it is not stopped"
 
 
 def test_a_dry_run_says_what_will_judge(cli: Any, tiny: Path):
     asked = ("generate", PROMPT, "--frames", 17, "--seed", 5, "--method", "fifo", "--search", "beam", "--dry-run")
     assert "reward latent-cosine with motion.floor=0.2 (the default" in cli(*asked, "--model", tiny).err
-    assert "reward consistency with motion.floor=0.01 (the default" in cli(*asked, "--model", "pocket").err
+    assert "reward consistency with motion.floor=0.01 (the default" in (told := cli(*asked, "--model", "pocket").err)
+    assert "consistency looks with pocket-judge/reward/subject (another: --set consistency.encoder=)" in told
+    named = cli(*asked, "--reward", "consistency", "--set", "consistency.encoder=colour-histogram").err
+    assert "looks with" not in named
     said = cli(*asked[:-1], "--model", tiny, "--out", "made")  # a run says it once
     assert said.code == 0 and said.err.count("reward latent-cosine with motion.floor=0.2") == 1
 

@@ -29,8 +29,9 @@ def judgeable(settings: Settings, facts: Facts) -> list[str]:
     if any(name == "latent-reward" for name, _ in terms):
         home_of_reward(supplies.folder)
     if any(name == "text" for name, _ in terms):
-        encoder = values.get("text", {}).get("encoder", "pocket-judge")
-        home_of_judge() if encoder == "pocket-judge" else clip_folder(encoder)
+        given = values.get("text", {})
+        named = given.get("encoder", "pocket-judge")
+        home_of_judge(given, supplies.folder) if named == "pocket-judge" else clip_folder(named)
     return lines
 
 

@@ -8,8 +8,9 @@ from typing import Any
 from longtake.apps.beginning import begun
 from longtake.apps.budget import Blank
 from longtake.apps.building import Materials
+from longtake.apps.looking import ENCODER, look_of
 from longtake.apps.lookup import advise
-from longtake.apps.rewarding import FLOORS, Supplies, make_reward, parse_reward, usual_reward
+from longtake.apps.rewarding import FLOORS, REWARDS, Supplies, make_reward, parse_reward, usual_reward
 from longtake.apps.searches import make_search, search
 from longtake.apps.settings import Settings
 from longtake.apps.tables import method
@@ -101,4 +102,11 @@ def judged_by(settings: Settings, supplies: Supplies) -> tuple[str, dict[str, di
             motion["floor"] = FLOORS[motion["of"]]
         values = {**values, "motion": motion if motion["floor"] else {}}
         notes = [f"reward {text} with motion.floor={motion['floor']:g} (the default; see: longtake rewards)"]
-    return text, values, notes
+    return text, values, [*notes, *_looked_with(text, values, supplies)]
+
+
+def _looked_with(text: str, values: dict[str, dict[str, Any]], supplies: Supplies) -> list[str]:
+    """A line on each reward of pictures whose encoder nobody named."""
+    names = [name for name, _ in parse_reward(text) if ENCODER in REWARDS[name].parameters] if text else []
+    free = [name for name in names if "encoder" not in values.get(name, {})]
+    return [f"{name} looks with {look_of({}, supplies.world)} (another: --set {name}.encoder=)" for name in free]

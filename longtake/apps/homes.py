@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from longtake.apps.looking import of_world
 from longtake.errors import UsageError
 from longtake.rewards import reward_model
 
 
-def home_of_judge() -> Path:
-    """The folder of pocket's judge for rewards. UsageError if it is not here."""
+def home_of_judge(values: Mapping[str, Any], model: Path | None) -> Path:
+    """The folder of pocket's judge for `text` with these values. UsageError if it is not here, or if it was not named
+    and does not know the model's pictures.
+    """
     from longtake.metrics import judge
 
+    if "encoder" not in values and not of_world(model):
+        raise UsageError(
+            "pocket's judge reads the pictures of pocket's own world; for this model give --set text.encoder=FOLDER, "
+            "that of a CLIP model"
+        )
     folder = judge.WEIGHTS / "reward"
     if not folder.is_dir():
         raise UsageError(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from longtake.apps.homes import home_of_judge, home_of_reward
+from longtake.apps.looking import ENCODER, look_of, of_world
 from longtake.apps.parameters import Parameter, choose
 from longtake.apps.terms import Word, parse_sum
 from longtake.core.rollout import Reward
@@ -26,42 +27,6 @@ Values = Mapping[str, Any]
 """Parameters of one reward that were set, by their short names."""
 
 SEE = Parameter("see", ("preview", "decode"), "look through the preview decoder, or through the autoencoder")
-LOOKS = (
-    *dict.fromkeys(
-        name for role in ("subject", "background") for name in features.ROLES[role] if "/measure/" not in name
-    ),
-    "colour-histogram",
-)
-"""Encoders that a reward may be told to look with: they turn a picture into features, and were not made to measure."""
-
-
-@dataclass(frozen=True)
-class Looking(Word):
-    """The name of an encoder of pictures that is on this machine."""
-
-    @property
-    def allowed(self) -> str:
-        """What may be typed."""
-        return "|".join(LOOKS)
-
-    def parse(self, owner: str, text: str) -> str:
-        """The name. UsageError for one that is unknown, that measures results, or whose weights are not here."""
-        return seen_with(super().parse(owner, text), f"{owner}{self.name}")
-
-
-def seen_with(name: str, what: str = "encoder") -> str:
-    """`name` if rewards may look with it and its weights are at hand. UsageError says what to type instead."""
-    if "/measure/" in name:
-        raise UsageError(
-            f"{name} measures results and must not be searched by; use {name.replace('measure', 'reward')}"
-        )
-    choose(what, name, LOOKS)
-    if not features.at_hand(name):
-        features.load(name)  # says what is missing, and where it belongs
-    return name
-
-
-ENCODER = Looking("encoder", str, "what looks at pictures")
 
 
 @dataclass
@@ -76,6 +41,11 @@ class Supplies:
     window: int
     schedule: NoiseSchedule | None = None
     eyes: dict[str, Eyes] = field(default_factory=dict)
+
+    @property
+    def world(self) -> bool:
+        """Whether the model draws pocket's world, which is all that pocket's judge was taught."""
+        return of_world(self.folder)
 
     @property
     def has_preview(self) -> bool:
@@ -114,25 +84,22 @@ class RewardRow:
     parameters: tuple[Parameter, ...] = ()
 
 
-def encoder(values: Values) -> features.Encoder:
-    """The encoder that was named, else the best at hand that no metric uses."""
-    if "encoder" in values:
-        return features.load(seen_with(values["encoder"]))
-    return features.find("subject", "reward") or features.load("colour-histogram")
-
-
 def _consistency(supplies: Supplies, values: Values) -> Reward:
     named = {name: values[name] for name in ("anchor", "parts", "lag") if name in values}
-    return Consistency(supplies.see(values), encoder(values), span=supplies.window, **named)
+    looks = features.load(look_of(values, supplies.world))
+    return Consistency(supplies.see(values), looks, span=supplies.window, **named)
+
+
+def _clip_min(supplies: Supplies, values: Values) -> Reward:
+    return ClipMin(supplies.see(values), features.load(look_of(values, supplies.world)), supplies.window)
 
 
 def _text(supplies: Supplies, values: Values) -> Reward:
     from longtake.metrics import judge
 
-    name = values.get("encoder", "pocket-judge")
-    if name != "pocket-judge":
-        return Text(supplies.see(values), Clip(clip_folder(name)), supplies.window)
-    folder = home_of_judge()
+    if values.get("encoder", "pocket-judge") != "pocket-judge":
+        return Text(supplies.see(values), Clip(clip_folder(values["encoder"])), supplies.window)
+    folder = home_of_judge(values, supplies.folder)
     every = values.get("see") == "decode"
     return Text(supplies.see(values, every), Words(judge.load(folder), motion=every), supplies.window)
 
@@ -171,7 +138,7 @@ REWARDS: dict[str, RewardRow] = {
             "the picture that agrees least with the one that the clip continues",
             "k-step search Eq. 4",
             "pictures of what came out, or of the newest window",
-            lambda supplies, values: ClipMin(supplies.see(values), encoder(values), supplies.window),
+            _clip_min,
             (ENCODER, SEE),
         ),
         RewardRow(
@@ -292,6 +259,6 @@ def usual_reward(supplies: Supplies, unfinished: bool = False) -> tuple[str, dic
     """
     if unfinished and supplies.folder is not None and reward_model.wins(supplies.folder):
         return "latent-reward", {"motion": {"floor": FLOORS["latents"], "of": "latents"}}
-    seen = "pictures" if supplies.has_preview and features.find("subject", "reward") is not None else "latents"
+    seen = "pictures" if supplies.has_preview and features.chosen("subject", "reward", supplies.world) else "latents"
     name = "consistency" if seen == "pictures" else "latent-cosine"
     return name, {"motion": {"floor": FLOORS[seen], "of": seen}}

@@ -27,8 +27,9 @@ class Timeline:
     fade  rows over which a prompt gives way to the next, from the next one's start on; 0: at once
     cuts  starts that never fade
     pictures  (index, clean latent (C, H, W)): rows that are given, such as the picture that a video ends on
-    rule  the prompt of a window: of most rows that it commits, ties to the earlier; of its first row (MIGA Eq. A3); or
-          of the queue's head, so that all rows in flight switch at once (FIFO-Diffusion's released code)
+    rule  the prompt of a window: of most rows that it commits, ties to the earlier; of the first of
+          them (MIGA Eq. A3 says of the window, which is the same where a window commits after what it reads); or of the
+          queue's head, so that all rows in flight switch at once (FIFO-Diffusion's released code)
     """
 
     entries: tuple[tuple[int, str], ...]

@@ -146,17 +146,23 @@ ROLES: dict[str, tuple[str, ...]] = {
 
 def find(role: str, use: Use = "measure") -> Any | None:
     """The best that is at hand for a role, else None. What `use="reward"` gets never measures: nothing marks itself."""
+    name = chosen(role, use)
+    return load(name) if name else None
+
+
+def chosen(role: str, use: Use = "measure", world: bool = True) -> str | None:
+    """The name of what `find` loads. Not `world`: of a reward for other pictures than those pocket's judge knows."""
     if role not in ROLES:
         raise UsageError(f"unknown role {role!r}; known: {', '.join(ROLES)}")
     if use == "measure":
-        name = _measuring(role)
-        return load(name) if name else None
+        return _measuring(role)
     taken = {name for other in ROLES if (name := _measuring(other))}
     # a network that measures under any name, for any role, is no reward
     weights = {folder for name in taken for folder in KNOWN[name].folders}
     for name in ROLES[role]:
-        if at_hand(name) and name not in taken and "/measure/" not in name and not weights & set(KNOWN[name].folders):
-            return load(name)
+        fits = at_hand(name) and (world or not KNOWN[name].shipped.startswith(JUDGE))
+        if fits and name not in taken and "/measure/" not in name and not weights & set(KNOWN[name].folders):
+            return name
     return None
 
 

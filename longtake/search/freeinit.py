@@ -1,8 +1,8 @@
 """FreeInit: make a clip, keep the slow part of it as noise, and make it again.
 
 Wu et al. 2024, "FreeInit: Bridging Initialization Gap in Video Diffusion Models", Sec. 4.2. The finished clip is
-noised again with the noise that it came from; its low frequencies in space and time, with fresh high ones, are the
-noise of the next round. It wraps any rollout whose clips come out whole: plain, chunk, replace, windows, freenoise.
+noised again, every time with the noise of the first round; its low frequencies in space and time, with fresh high ones,
+are the noise of the next. It wraps any rollout whose clips come out whole: plain, chunk, replace, windows, freenoise.
 Symbols: T iterations -> iterations, d_s = d_t -> cutoff (a share of the highest frequency), n = 4 of the Butterworth
 filter.
 

@@ -1,4 +1,4 @@
-"""Fine-tunes any Wan-format model to progressive noise levels (PA-VDM, Xie et al. 2024, Sec. 3.5). Resumable.
+"""Fine-tunes any Wan-format model to progressive noise levels (PA-VDM, Xie et al. 2025, Sec. 3.5). Resumable.
 
     longtake train progressive --minutes 30                                  # pocket, on its cache of encoded clips
     longtake train progressive --minutes 600 --model FOLDER --clips DIR      # clips as name.mp4 with name.txt
