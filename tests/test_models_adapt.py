@@ -118,6 +118,22 @@ def test_loras_add_up_and_alpha_scales(folder, pipe, tmp_path):
     assert adapt._pairs(state, "a")["b"][2] == 0.5
 
 
+def test_alpha_stands_in_the_metadata_too(folder, pipe, tmp_path):
+    """Where diffusers and PEFT write it (`save_lora_weights`), and where stock pipelines read it."""
+    bare = lora_file(tmp_path / "bare.safetensors", pipe.transformer)
+    told = {"transformer.r": 2, "transformer.lora_alpha": 1, "transformer.alpha_pattern": {"net.2": 4}}
+    path = tmp_path / "told.safetensors"
+    save_file(load_file(bare), path, metadata={"format": "pt", "lora_adapter_metadata": json.dumps(told)})
+    by_hand, model = tiny_wan(), load(folder, size=SIZE, num_steps=6, lora=[str(path)])
+    state, layers = load_file(bare), dict(by_hand.transformer.named_modules())
+    for name, ratio in zip(LAYERS, (0.5, 2.0), strict=True):
+        pair = [state[f"transformer.{name}.lora_{half}.weight"] for half in "BA"]
+        layers[name].weight.add_(ratio * pair[0] @ pair[1])
+    assert relative(x0(model), x0(load(by_hand, size=SIZE, num_steps=6))) < 1e-5
+    assert model.weights_hash != load(folder, size=SIZE, num_steps=6, lora=[str(bare)]).weights_hash
+    assert adapt._told_ratio("a", 4, {"lora_alpha": 8, "use_rslora": True}) == 4
+
+
 def test_each_expert_has_its_own(tmp_path):
     pipe = tiny_wan(boundary=0.7)
     pipe.save_pretrained(tmp_path / "a14b", safe_serialization=True)

@@ -2,7 +2,8 @@
 
 LoRA. diffusers reads the file (its pipelines' `lora_state_dict` knows the formats in use); the product of each pair is
 added to the weight it belongs to, W + scale * (alpha / rank) * B A (Hu et al. 2021, Eq. 3), so that a call costs what
-it cost before, and offloading and compiling see ordinary weights.
+it cost before, and offloading and compiling see ordinary weights. alpha is that of a pair, or what the file's metadata
+say of all (diffusers and PEFT write them there); without either it is the rank.
 
 Offloading. `model`: each part is on the device while it works and in the host's memory otherwise. `group`: the blocks
 of the transformer come one after the other (diffusers' group offloading), the other parts as with `model`.
@@ -12,6 +13,8 @@ Compiling. The transformer's repeated blocks, each compiled once (regional compi
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -97,8 +100,8 @@ def add_loras(networks: Sequence[nn.Module | None], texts: Sequence[str], reader
         place, scale, expert = parsed(text)
         if expert == "low" and (len(networks) < 2 or networks[1] is None):
             raise UsageError(f"--lora {text}: this model has no second expert; leave out low=")
-        state = _read(place, reader)
-        pairs = _pairs(state, text)
+        state, told = _read(place, reader)
+        pairs = _pairs(state, text, told)
         left = _unused(state)
         if left:
             notes.append(f"--lora {text}: {len(left)} of its weights belong to no layer that is changed, as {left[0]}")
@@ -108,6 +111,8 @@ def add_loras(networks: Sequence[nn.Module | None], texts: Sequence[str], reader
                 _fuse(network, pairs, scale, text)
         for name in sorted(pairs):
             digest.update(f"{name} {scale} {expert} ".encode())
+            if told:
+                digest.update(f"{pairs[name][2]} ".encode())
             digest.update(pairs[name][0].float().numpy().tobytes() + pairs[name][1].float().numpy().tobytes())
             if pairs[name][3] is not None:
                 digest.update(pairs[name][3].float().numpy().tobytes())
@@ -124,12 +129,16 @@ def _found(place: str) -> Path:
     return path
 
 
-def _read(place: str, reader: Any) -> Mapping[str, Tensor]:
+def _read(place: str, reader: Any) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
+    # the weights, and what the file says of how they were trained
     path = _found(place)
+    asked: dict[str, Any] = {"use_safetensors": True, "return_lora_metadata": True}
     try:
         if path.is_file():
-            return reader.lora_state_dict(str(path.parent), weight_name=path.name, use_safetensors=True)
-        return reader.lora_state_dict(str(path) if path.is_dir() else place, use_safetensors=True)
+            state, told = reader.lora_state_dict(str(path.parent), weight_name=path.name, **asked)
+        else:
+            state, told = reader.lora_state_dict(str(path) if path.is_dir() else place, **asked)
+        return state, told or {}
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as problem:
         raise UsageError(f"--lora {place} cannot be read: {' '.join(str(problem).split())[:200]}") from problem
 
@@ -145,8 +154,8 @@ def _unused(state: Mapping[str, Tensor]) -> list[str]:
     return sorted(set(state) - {stem + part for stem in stems for part in PARTS})
 
 
-def _pairs(state: Mapping[str, Tensor], text: str) -> dict[str, Pair]:
-    """Pairs by the name of the layer."""
+def _pairs(state: Mapping[str, Tensor], text: str, told: Mapping[str, Any] | None = None) -> dict[str, Pair]:
+    """Pairs by the name of the layer; `told` are the metadata of the file."""
     pairs: dict[str, Pair] = {}
     for name, low in state.items():
         if not name.endswith(".lora_A.weight"):
@@ -157,11 +166,24 @@ def _pairs(state: Mapping[str, Tensor], text: str) -> dict[str, Pair]:
             raise UsageError(f"--lora {text} lacks {stem}.lora_B.weight; it is cut off or of another kind")
         layer = stem.removeprefix("transformer.").removeprefix("diffusion_model.").removeprefix("unet.")
         bias = state.get(f"{stem}.lora_B.bias")  # diffusers makes it of `diff_b`, as distilled Wan LoRAs have it
-        ratio = 1.0 if alpha is None else float(alpha) / low.shape[0]
+        ratio = _told_ratio(layer, low.shape[0], told or {}) if alpha is None else float(alpha) / low.shape[0]
         pairs[layer] = low.cpu(), high.cpu(), ratio, None if bias is None else bias.cpu()
     if not pairs:
         raise UsageError(f"--lora {text} holds no LoRA (no lora_A and lora_B weights)")
     return pairs
+
+
+def _told_ratio(layer: str, rank: int, told: Mapping[str, Any]) -> float:
+    """alpha / rank as PEFT scales the pair of a layer by the metadata of its file; 1 where they say nothing."""
+    known = {key.removeprefix("transformer.").removeprefix("unet."): value for key, value in told.items()}
+    alpha = known.get("lora_alpha")
+    for name, value in (known.get("alpha_pattern") or {}).items():
+        if re.match(rf"(.*\.)?({name})$", layer):
+            alpha = value
+            break
+    if alpha is None:
+        return 1.0
+    return float(alpha) / (math.sqrt(rank) if known.get("use_rslora") else rank)
 
 
 @torch.no_grad()
