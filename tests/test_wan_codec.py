@@ -15,6 +15,7 @@ from torch import Tensor
 
 from longtake.core.model import Capabilities
 from longtake.models.fold import Folded
+from longtake.models.place import Place, Stage
 from longtake.models.wan_codec import WanCodec
 from tests.wan_cases import SIZE
 
@@ -78,6 +79,15 @@ def test_folding_is_the_convolution_in_3d(kernel: tuple[int, ...], stride: tuple
     in_time = torch.nn.Conv3d(4, 5, 3, padding=1)  # not causal by itself: passed on as it is
     with folded:
         assert torch.equal(in_time(x), torch.nn.functional.conv3d(x, in_time.weight, in_time.bias, padding=1))
+
+
+def test_folding_is_for_where_it_works_not_for_where_weights_wait(pipe):
+    """Offloaded weights are on the host when the codec is made; 2-D convolutions of stacked frames are for CPUs."""
+    codec = WanCodec(pipe.vae)
+    assert isinstance(codec._convolutions(), Folded)
+    codec.place = Place(torch.device("cuda"), Stage(torch.device("cuda")))
+    assert not isinstance(codec._convolutions(), Folded)
+    assert isinstance(WanCodec(pipe.vae, fold=True)._convolutions(), Folded)
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ class WanCodec:
     """A streaming `AutoencoderKLWan`; implements `core.model.Codec`. The module and its own caches are left alone.
 
     Latents are normalised as the transformer sees them (config `latents_mean`, `latents_std`). `fold` runs 3-D
-    convolutions as 2-D (default: on a CPU), equal to rounding.
+    convolutions as 2-D (default: where it works on a CPU), equal to rounding.
     """
 
     def __init__(self, vae: nn.Module, fold: bool | None = None) -> None:
@@ -39,8 +39,7 @@ class WanCodec:
         self._mean = torch.tensor(config.latents_mean).reshape(-1, 1, 1)
         self._std = torch.tensor(config.latents_std).reshape(-1, 1, 1)
         self._slots = {part: _num_convolutions(part) for part in (vae.encoder, vae.decoder)}
-        fold = self.device.type == "cpu" if fold is None else fold
-        self._fold = Folded() if fold else None
+        self._folds, self._fold = fold, Folded()
 
     @property
     def device(self) -> torch.device:
@@ -129,7 +128,9 @@ class WanCodec:
         return [feat.to(self.device) if isinstance(feat, Tensor) else feat for feat in cache["feat"]]
 
     def _convolutions(self) -> AbstractContextManager[Any]:
-        return self._fold or nullcontext()
+        # asked at each call: weights that wait on the host (offloading) may work elsewhere
+        folds = self.device.type == "cpu" if self._folds is None else self._folds
+        return self._fold if folds else nullcontext()
 
 
 def _num_convolutions(part: nn.Module) -> int:
