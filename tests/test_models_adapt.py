@@ -198,7 +198,7 @@ def test_a_live_pipeline_is_left_alone(pipe):
 
 
 def test_options_that_a_family_lacks_are_named(folder):
-    with pytest.raises(UsageError, match="freelong is no option of wan; it has riflex, tiling"):
+    with pytest.raises(UsageError, match="freelong is no option of wan; it has riflex, shift, tiling"):
         load(folder, size=SIZE, extras={"freelong": True})
     with pytest.raises(UsageError, match="offload 'disk' is not known; known: none, model, group"):
         load(folder, size=SIZE, offload="disk")

@@ -22,6 +22,7 @@ from longtake.core.solvers import Solver
 from longtake.core.stream import stream
 from longtake.errors import UsageError
 from longtake.models.load import Model, load
+from longtake.models.schedules import schedule_of
 from longtake.models.skyreels import Told, causal_mask, forward_forcing
 from longtake.models.tiny import tiny_scheduler
 from longtake.models.tiny_skyreels import tiny_skyreels, tiny_skyreels_image
@@ -42,6 +43,18 @@ def pipe(request) -> Any:
 
 def of(pipe: Any, **options: Any) -> Model:
     return load(pipe, **{"size": SIZE, "num_steps": STEPS, **options})
+
+
+@pytest.mark.parametrize("make,usual", [(tiny_skyreels, 8.0), (tiny_skyreels_image, 5.0)], ids=["text", "picture"])
+def test_where_a_folder_sets_no_shift_the_authors_holds(make: Any, usual: float, tmp_path):
+    """Published schedulers may have none: diffusers' examples set 8 by hand, and 5 from a picture."""
+    pipe = make()
+    pipe.scheduler = tiny_scheduler("unipc", 1.0)
+    pipe.save_pretrained(tmp_path / "df", safe_serialization=True)
+    assert of(tmp_path / "df").denoiser.schedule == schedule_of(tiny_scheduler("unipc", usual), STEPS)
+    asked = of(tmp_path / "df", extras={"shift": 3.0}).denoiser.schedule
+    assert asked == schedule_of(tiny_scheduler("unipc", 3.0), STEPS)
+    assert of(pipe).denoiser.schedule == schedule_of(tiny_scheduler("unipc", 1.0), STEPS), "a live one knows its own"
 
 
 def test_it_says_what_it_is(pipe, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import numpy as np
@@ -163,6 +164,26 @@ def test_another_solver_runs_on_its_own_grid_with_the_pipelines_shift():
         for other in ("euler", "unipc", "dpmpp_2m"):
             assert schedule_of(tiny_scheduler(name, 5.0), 7, other) == schedule_of(tiny_scheduler(other, 5.0), 7)
     assert schedule_of(tiny_scheduler("unipc"), 7, "ddim") == schedule_of(tiny_scheduler("euler"), 7)
+
+
+@pytest.mark.parametrize("name", ["euler", "unipc", "dpmpp_2m"])
+def test_a_shift_can_be_asked_for(name: str):
+    scheduler = tiny_scheduler(name)
+    before = str(vars(scheduler))
+    wanted = schedule_of(tiny_scheduler(name, 5.0), 7)
+    assert schedule_of(scheduler, 7, shift=5.0) == wanted != schedule_of(scheduler, 7)
+    assert schedule_of(scheduler, 7, "unipc", 5.0) == schedule_of(tiny_scheduler("unipc", 5.0), 7)
+    assert str(vars(scheduler)) == before
+    with pytest.raises(UsageError, match="shift must be above 0"):
+        schedule_of(scheduler, 7, shift=0)
+
+
+def test_a_model_takes_a_shift_from_set_or_its_folder(folder, tmp_path):
+    wanted = schedule_of(tiny_scheduler("unipc", 5.0), 6)
+    assert load(folder, size=SIZE, num_steps=6, extras={"shift": 5.0}).denoiser.schedule == wanted
+    shutil.copytree(folder, tmp_path / "mine")
+    (tmp_path / "mine" / "longtake.json").write_text('{"shift": 5.0}')
+    assert load(tmp_path / "mine", size=SIZE, num_steps=6).denoiser.schedule == wanted
 
 
 @torch.no_grad()

@@ -74,6 +74,7 @@ GENERAL = (
 MODEL_OPTIONS = (
     Parameter("allow_unsound", bool, "run methods that a model is known to be bad at"),
     Parameter("riflex", int, "latents of one window, up to twice the model's own (RIFLEx)", 1),
+    Parameter("shift", float, "of the noise schedule to high noise (Wan: 3 at 480p, 5 at 720p; SkyReels-V2: 8)", 0.01),
     Parameter("freelong", str, "true, or the frames of a longer window (FreeLong, on layers over time)"),
     Parameter("freepca", str, "true, or the frames of a longer window (FreePCA, on layers over time)"),
     Parameter("scale", str, "how the data were scaled in training (VideoCrafter2)"),

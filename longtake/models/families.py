@@ -85,8 +85,8 @@ FAMILIES: dict[str, Family] = {
             "longtake.models.wan_family",
             ("WanPipeline", "WanImageToVideoPipeline"),
             "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
-            keys=("guidance_2",),
-            options=("riflex", "tiling"),
+            keys=("guidance_2", "shift"),
+            options=("riflex", "shift", "tiling"),
             adapts=True,
         ),
         Family(
@@ -100,7 +100,8 @@ FAMILIES: dict[str, Family] = {
                 "SkyReelsV2ImageToVideoPipeline",
             ),
             "Skywork/SkyReels-V2-DF-1.3B-540P-Diffusers",
-            options=("riflex", "tiling", "causal_block"),
+            keys=("shift",),
+            options=("riflex", "shift", "tiling", "causal_block"),
             adapts=True,
         ),
         Family(

@@ -38,14 +38,15 @@ def solver_of(scheduler: Any) -> str:
     return SCHEDULERS[name][1]
 
 
-def schedule_of(scheduler: Any, num_steps: int, solver: str | None = None) -> NoiseSchedule:
+def schedule_of(scheduler: Any, num_steps: int, solver: str | None = None, shift: float | None = None) -> NoiseSchedule:
     """The grid of `num_steps` steps that diffusers would sample on; the scheduler itself is left as it is.
 
     Another `solver` than the scheduler's own gets the grid of that solver's own scheduler, with the same shift.
+    `shift`: another one than the scheduler's, as stock pipelines get it by `from_config(..., flow_shift=)`.
     Raises UsageError for schedulers that are not flow matching, or whose grid needs more than a number of steps.
     """
     own = solver_of(scheduler)
-    solver = solver or own
+    solver, scheduler = solver or own, _shifted(scheduler, shift)
     if solver not in RULES:
         raise UsageError(f"unknown solver {solver!r}; known: {', '.join(RULES)}")
     if num_steps < 1:
@@ -63,6 +64,22 @@ def schedule_of(scheduler: Any, num_steps: int, solver: str | None = None) -> No
     if last != 0:
         raise UsageError(f"the pipeline's scheduler ends at sigma {last:.4g}; set final_sigmas_type to 'zero'")
     return from_grid(sigmas, grid.timesteps.tolist())
+
+
+def shift_of(scheduler: Any) -> float:
+    """How far a scheduler shifts its grid to high noise; 1: not at all."""
+    return float(getattr(scheduler.config, "flow_shift", getattr(scheduler.config, "shift", 1.0)))
+
+
+def _shifted(scheduler: Any, shift: float | None) -> Any:
+    # the same scheduler with another shift; the one that is given stays as it is
+    if shift is None:
+        return scheduler
+    if not shift > 0:
+        raise UsageError(f"shift must be above 0, got {shift}")
+    key = "flow_shift" if hasattr(scheduler.config, "flow_shift") else "shift"
+    with torch.device("cpu"):
+        return type(scheduler).from_config(scheduler.config, **{key: float(shift)})
 
 
 def _make(kind: type, config: Any) -> Any:

@@ -20,7 +20,7 @@ from longtake.models.adapt import adapted, check_options, waiting
 from longtake.models.attention import MASKING
 from longtake.models.families import LoadOptions, Model, ModelFacts, Source
 from longtake.models.parts import load_module, load_part, pick
-from longtake.models.schedules import SCHEDULERS, schedule_of, solver_of
+from longtake.models.schedules import SCHEDULERS, schedule_of, shift_of, solver_of
 from longtake.models.skyreels import Told, forward_forcing, self_check
 from longtake.models.tiling import TiledCodec
 from longtake.models.wan import WanDenoiser, Wiring
@@ -29,8 +29,11 @@ from longtake.models.wan_family import Variant, variant_of
 from longtake.models.wan_image import ClipEye, WanPictures, load_eye
 from longtake.models.wan_text import PromptEncoder
 
-DEFAULTS: dict[str, Any] = dict(window=25, fps=24, steps=50, guidance=6.0, size=(960, 544), max_sequence_length=512)
-"""Of the 540P checkpoints; those of 720P have 31 latents and 1280x720. Guidance is 5 where a picture begins."""
+DEFAULTS: dict[str, Any] = dict(
+    window=25, fps=24, steps=50, guidance=6.0, size=(960, 544), max_sequence_length=512, shift=8.0
+)
+"""Of the 540P checkpoints; those of 720P have 31 latents and 1280x720. Guidance and shift are 5 where a picture begins;
+diffusers' examples set the shift by hand (`from_config(..., flow_shift=8.0)`)."""
 LARGE: dict[str, Any] = {**DEFAULTS, "window": 31, "size": (1280, 720)}
 
 
@@ -80,7 +83,7 @@ def load_family(source: Source, options: LoadOptions) -> Model:
     size = shared.fit_size(pick(options.size, usual["size"]), 2 * vae.scale_factor_spatial)
     steps, guidance = int(pick(options.num_steps, usual["steps"])), float(pick(options.guidance, usual["guidance"]))
     solver = options.solver or solver_of(parts.scheduler)
-    schedule = schedule_of(parts.scheduler, steps, solver)
+    schedule = schedule_of(parts.scheduler, steps, solver, _shift(source, options, usual, parts.scheduler))
     self_check(parts.transformer, usual["fps"])
     window = shared.stretched_window(int(usual["window"]), options)
     if not 1 <= window <= config.rope_max_seq_len:
@@ -123,7 +126,14 @@ def load_family(source: Source, options: LoadOptions) -> Model:
 def _defaults(name: str, variant: Variant) -> dict[str, Any]:
     # the repositories say in their names alone which size they were trained at
     usual = LARGE if "720P" in name.upper() else DEFAULTS
-    return {**usual, "guidance": 5.0} if variant.image else usual
+    return {**usual, "guidance": 5.0, "shift": 5.0} if variant.image else usual
+
+
+def _shift(source: Source, options: LoadOptions, usual: Mapping[str, Any], scheduler: Any) -> float | None:
+    """The shift that is asked for; else, of a folder whose scheduler has none, that of the authors; None: its own."""
+    given = pick(options.extras.get("shift"), source.settings.get("shift"))
+    unset = given is None and source.pipe is None and shift_of(scheduler) == 1
+    return usual["shift"] if unset else given
 
 
 def _variant(config: Mapping[str, Any], channels: int, name: str) -> Variant:

@@ -128,7 +128,7 @@ def load_family(source: Source, options: LoadOptions) -> Model:
     steps = int(pick(options.num_steps, usual["steps"]))
     guidance = float(pick(options.guidance, usual["guidance"]))
     solver = options.solver or solver_of(parts.scheduler)
-    schedule = schedule_of(parts.scheduler, steps, solver)
+    schedule = schedule_of(parts.scheduler, steps, solver, pick(options.extras.get("shift"), usual.get("shift")))
     for network in (parts.transformer, parts.low):
         if network is not None:
             self_check(network)
