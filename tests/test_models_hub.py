@@ -32,7 +32,7 @@ def hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A hub with one repository: writes down what is asked for and hands out only what the patterns allow."""
     asked: list[tuple[str, tuple[str, ...]]] = []
 
-    def snapshot_download(repo: str, allow_patterns: list[str]) -> str:
+    def snapshot_download(repo: str, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
         asked.append((repo, tuple(allow_patterns)))
         if repo != HUB:
             raise FileNotFoundError("404. there is no such repository")
@@ -46,6 +46,19 @@ def hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     return asked, tmp_path / "snapshot"
+
+
+def test_weights_are_fetched_once():
+    """Stable Video Diffusion lies on the hub in parts, in halves of them, and twice whole: 9.6 GB each."""
+    from huggingface_hub.utils import filter_repo_objects
+
+    parts_of_it = ["unet/config.json", "unet/diffusion_pytorch_model.safetensors", "vae/model-00001-of-00002.safetensors"]
+    others = ["svd.safetensors", "svd_image_decoder.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors",
+              "text_encoder/model.fp16-00001-of-00002.safetensors", "unet/diffusion_pytorch_model.bin"]  # fmt: skip
+    fetched = filter_repo_objects(
+        [*parts_of_it, *others], allow_patterns=list(folders.PATTERNS), ignore_patterns=list(folders.VARIANTS)
+    )
+    assert list(fetched) == parts_of_it
 
 
 def test_a_plan_fetches_json_alone_and_loading_fetches_safetensors(hub):
@@ -79,7 +92,7 @@ def test_configurations_alone_tell_what_a_whole_folder_tells(name: str, tmp_path
     options = families.LoadOptions(size=(48, 32))
     whole = families.facts(parts.source_of(tmp_path / "whole"), options)
 
-    def snapshot_download(repo: str, allow_patterns: list[str]) -> str:
+    def snapshot_download(repo: str, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
         for path in (tmp_path / "whole").rglob("*"):
             relative = path.relative_to(tmp_path / "whole")
             if path.is_file() and any(fnmatch(str(relative), pattern) for pattern in allow_patterns):

@@ -20,7 +20,10 @@ PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
 WEIGHTED = PARTS[:3]
 JSON = ("model_index.json", "longtake.json", "*/config.json", "*/scheduler_config.json")
 """What a plan reads: configurations, not the megabytes of a tokenizer."""
-PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "README.md")
+PATTERNS = ("*.json", "*/*.safetensors", "preview.safetensors", "*.model", "*.txt", "README.md")
+"""What a model is loaded from. Weights lie in the folders of parts; beside them repositories may have all in one file."""
+VARIANTS = ("*.fp16*", "*.bf16*", "*.non_ema*")
+"""The same weights once more in another form, which is not loaded."""
 WHOLE = 64 << 20  # files up to this size are hashed whole
 SAMPLE = 1 << 20
 
@@ -57,7 +60,8 @@ def _download(hub_id: str, weights: bool) -> Path:
     from huggingface_hub import snapshot_download  # slow to import, and needed for hub ids alone
 
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(PATTERNS if weights else JSON)))
+        wanted = list(PATTERNS if weights else JSON)
+        return Path(snapshot_download(hub_id, allow_patterns=wanted, ignore_patterns=list(VARIANTS)))
     except Exception as problem:  # the client raises a dozen unrelated types for "not there" and "no network"
         reason = str(problem).strip().split("\n")[0].split(". ")[0][:160]
         raise UsageError(
