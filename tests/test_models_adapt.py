@@ -22,7 +22,7 @@ from longtake.core.schedule import flow
 from longtake.core.step import Call
 from longtake.core.window import Window
 from longtake.errors import UsageError
-from longtake.models import adapt
+from longtake.models import adapt, wan_modulation
 from longtake.models.load import Model, load
 from longtake.models.place import Place, Stage
 from longtake.models.tiling import TiledCodec
@@ -217,6 +217,13 @@ def test_offloaded_is_the_same_and_one_part_is_in_front(offload: str, folder):
     place = model.denoiser.place
     assert place is model.codec.place and place.stage.front is model.codec.vae
     assert len(place.streamed) == (offload == "group")
+
+
+def test_large_calls_go_with_blocks_that_come_one_after_the_other(folder, monkeypatch):
+    plain, model = load(folder, size=SIZE, num_steps=6), load(folder, size=SIZE, num_steps=6, offload="group")
+    want = x0(plain)
+    monkeypatch.setattr(wan_modulation, "LARGE", 0)
+    assert torch.equal(x0(model), want)
 
 
 def test_a_stage_moves_what_works_and_takes_the_last_back():

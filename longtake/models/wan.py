@@ -1,7 +1,8 @@
 """Wan 2.1 and 2.2 as an x0 denoiser with one noise level a row.
 
 Wan's transformer takes one timestep a token. It would embed every token; here each row is embedded once and the
-result handed to its tokens, by a hook that exists only while a call runs, so a live pipeline stays as it is.
+result handed to its tokens (models/wan_modulation), by hooks that exist only while a call runs, so a live pipeline
+stays as it is.
 Positions start at 0 in every window, as stock. Guidance runs as one batch, where the stock pipeline runs two.
 
 Two experts (Wan 2.2 A14B). The stock pipeline gives times at or above `boundary_ratio` to `transformer` and those below
@@ -12,8 +13,7 @@ Cost: `cost` evaluations a window and expert (`cost_of`); clean rows ask for non
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,6 +27,7 @@ from longtake.core.schedule import NoiseSchedule
 from longtake.errors import UsageError
 from longtake.models.place import Place
 from longtake.models.rope import lengthened
+from longtake.models.wan_modulation import rows_embedded
 from longtake.models.wan_text import PromptEncoder
 
 
@@ -207,18 +208,20 @@ def forward_rows(
     merge: bool = True,
     image: Float[Tensor, "N M E"] | None = None,
     riflex: int | None = None,
+    large: int | None = None,
 ) -> Float[Tensor, "B F D H W"]:
     """The flow that the stock transformer predicts when each row has its own time.
 
     `riflex`: the length in latents that positions in time are stretched to (models/rope).
     `merge`: windows whose rows all share one time embed it once and broadcast it, with nothing a token in memory.
+    `large`: bytes above which unequal times are broadcast too (models/wan_modulation).
     """
     num_rows, height, width = x.shape[1], x.shape[3], x.shape[4]
     _, patch_height, patch_width = transformer.config.patch_size
     tokens = (height // patch_height) * (width // patch_width)
     if merge and bool((times == times[:, :1]).all()):
         times, tokens, num_rows = times[:, :1], 1, 1
-    with _rows_embedded(transformer, num_rows, tokens), lengthened(transformer.rope, riflex):
+    with rows_embedded(transformer, len(x), num_rows, tokens, large), lengthened(transformer.rope, riflex):
         out = transformer(
             hidden_states=x.transpose(1, 2),
             timestep=times.to(x.device),
@@ -227,26 +230,6 @@ def forward_rows(
             return_dict=False,
         )[0]
     return out.transpose(1, 2)
-
-
-@contextmanager
-def _rows_embedded(transformer: nn.Module, num_rows: int, tokens: int) -> Iterator[None]:
-    """While open, time embeddings of `num_rows` rows leave the embedder repeated for the `tokens` tokens of each."""
-
-    def repeat(module: nn.Module, args: Any, output: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        embedded, modulation, *rest = output
-        if embedded.shape[1] != num_rows:
-            raise RuntimeError(f"embedded {embedded.shape[1]} times for {num_rows} rows")
-        return embedded.repeat_interleave(tokens, 1), modulation.repeat_interleave(tokens, 1), *rest
-
-    if tokens == 1:
-        yield
-        return
-    handle = transformer.condition_embedder.register_forward_hook(repeat)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 @torch.no_grad()
@@ -278,9 +261,10 @@ def self_check(transformer: nn.Module) -> None:
             (forward_rows(transformer, x, equal, text, merge, image).float(), stock(equal[:, 0]))
             for merge in (True, False)
         ]
-        pairs.append(
-            (forward_rows(transformer, x, mixed, text, True, image).float(), stock(mixed.repeat_interleave(4, 1)))
-        )
+        theirs = stock(mixed.repeat_interleave(4, 1))
+        pairs += [
+            (forward_rows(transformer, x, mixed, text, True, image, large=large).float(), theirs) for large in (0, None)
+        ]
         error = max(float((ours - theirs).norm() / theirs.norm()) for ours, theirs in pairs)
     except (RuntimeError, TypeError, ValueError, AttributeError) as problem:
         raise UsageError(f"levels by row do not work with diffusers {diffusers.__version__}: {problem}") from problem
