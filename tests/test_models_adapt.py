@@ -226,7 +226,7 @@ def test_large_calls_go_with_blocks_that_come_one_after_the_other(folder, monkey
     assert torch.equal(x0(model), want)
 
 
-def test_a_stage_moves_what_works_and_takes_the_last_back():
+def test_a_stage_moves_what_works_and_lets_the_last_go():
     moves: list[tuple[str, str]] = []
 
     class Part(nn.Module):
@@ -243,7 +243,22 @@ def test_a_stage_moves_what_works_and_takes_the_last_back():
     for part in (one, one, blocks, two, one):
         with place.working(part):
             pass
-    assert moves == [("one", "cuda"), ("one", "cpu"), ("two", "cuda"), ("two", "cpu"), ("one", "cuda")]
+    assert moves == [("one", "cuda"), ("two", "cuda"), ("one", "cuda")]
+
+
+def test_weights_on_stage_wait_on_the_host_too():
+    """Frozen weights are the same there: to copy them back at every turn is time for nothing."""
+    layers = [nn.BatchNorm1d(3), nn.Linear(3, 2)]
+    before = [[value.data_ptr() for value in layer.state_dict().values()] for layer in layers]
+    stage, parameter = Stage(torch.device("meta")), layers[1].weight
+    with torch.inference_mode():
+        stage.call(layers[0])
+    assert layers[0].weight.is_meta and layers[0].running_mean.is_meta
+    stage.call(layers[1])
+    assert [value.data_ptr() for value in layers[0].state_dict().values()] == before[0]
+    stage.call(layers[0])
+    assert [value.data_ptr() for value in layers[1].state_dict().values()] == before[1]
+    assert layers[1](torch.ones(1, 3)).shape == (1, 2) and layers[1].weight.shape == parameter.shape
 
 
 @pytest.mark.slow

@@ -7,22 +7,42 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class Stage:
-    """Keeps at most one of several parts on the device: the one that works."""
+    """Keeps at most one of several parts on the device: the one that works.
+
+    Its weights stay in the host's memory too, so that nothing is copied back when another part is called: they are
+    frozen, and in a queue network and autoencoder take turns at every tick.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.front: nn.Module | None = None
+        self._waiting: list[tuple[dict[str, Any], str, Tensor, Tensor]] = []
 
     def call(self, part: nn.Module) -> None:
-        """Bring `part` to the device, and the one before back to the host."""
-        if self.front is not part:
-            if self.front is not None:
-                self.front.to("cpu")
-            self.front = part.to(self.device)
+        """Bring `part` to the device; the one before is on the host again."""
+        if self.front is part:
+            return
+        self._leave()
+        self._waiting = [
+            (tensors, name, value, value.data)
+            for module in part.modules()
+            for tensors in (module._parameters, module._buffers)
+            for name, value in tensors.items()
+            if value is not None
+        ]
+        self.front = part.to(self.device)
+
+    def _leave(self) -> None:
+        # the very tensors as they were, whether moving changed their data or put others in their place
+        for tensors, name, value, data in self._waiting:
+            if value.device != data.device:
+                value.data = data
+            tensors[name] = value
+        self.front, self._waiting = None, []
 
 
 @contextmanager
