@@ -299,6 +299,26 @@ def test_tiles_are_the_stock_tiles_and_stream(make: Any):
     assert torch.equal(codec.decode(small)[0], WanCodec(pipe.vae).decode(small)[0])
 
 
+def test_caches_of_tiles_wait_on_the_host(pipe, monkeypatch):
+    """All tiles' caches are more than that of the whole picture: on the device tiling would cost memory."""
+    places: list[str] = []
+
+    class Far(torch.Tensor):
+        def to(self, device: Any) -> torch.Tensor:
+            places.append(str(device))
+            return torch.zeros(1)
+
+    codec, z = TiledCodec(WanCodec(pipe.vae), tile=32, stride=24), torch.zeros(1, 6, 8, 8)
+    far = torch.zeros(1).as_subclass(Far)
+    side = codec.factor
+    monkeypatch.setattr(
+        codec, "raw", lambda z, cache: (torch.zeros(1, 3, z.shape[2] * side, z.shape[3] * side), {"feat": (far, "Rep")})
+    )
+    _, cache = codec.decode(z)
+    assert places and set(places) == {"cpu"} and len(places) == len(cache["tiles"])
+    assert all(type(tile["feat"][0]) is torch.Tensor and tile["feat"][1] == "Rep" for tile in cache["tiles"])
+
+
 def test_tiling_is_an_option(folder):
     assert isinstance(load(folder, size=SIZE, extras={"tiling": True}).codec, TiledCodec)
     assert not isinstance(load(folder, size=SIZE).codec, TiledCodec)
