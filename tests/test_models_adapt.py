@@ -22,7 +22,7 @@ from longtake.core.schedule import flow
 from longtake.core.step import Call
 from longtake.core.window import Window
 from longtake.errors import UsageError
-from longtake.models import adapt, wan_modulation
+from longtake.models import adapt, wan_codec, wan_modulation
 from longtake.models.load import Model, load
 from longtake.models.place import Place, Stage
 from longtake.models.tiling import TiledCodec
@@ -217,6 +217,16 @@ def test_offloaded_is_the_same_and_one_part_is_in_front(offload: str, folder):
     place = model.denoiser.place
     assert place is model.codec.place and place.stage.front is model.codec.vae
     assert len(place.streamed) == (offload == "group")
+
+
+@pytest.mark.parametrize("offload", ["none", "model", "group"])
+def test_the_decoder_s_cache_waits_where_the_decoder_does(offload: str, folder, monkeypatch):
+    """3.8 GB of Wan at 832x480 would lie beside the network while it works, and are why a run was offloaded."""
+    sent: list[Any] = []
+    monkeypatch.setattr(wan_codec, "on_host", lambda cache: sent.append(cache) or {**cache, "waits": ()})
+    model = load(folder, size=SIZE, num_steps=6, offload=offload)
+    _, cache = model.codec.decode(noise(model, 1, 3)[0])
+    assert len(sent) == (offload != "none") and ("waits" in cache) == (offload != "none")
 
 
 def test_large_calls_go_with_blocks_that_come_one_after_the_other(folder, monkeypatch):

@@ -16,8 +16,10 @@ import pytest
 from PIL import Image
 
 from longtake.apps.planning import dry_run, plan
+from longtake.apps.session import windows_at_once
 from longtake.apps.settings import Request, Settings
 from longtake.core.forecast import Forecast
+from longtake.core.model import Capabilities
 from longtake.models.consisti2v_tiny import save_tiny_consisti2v
 from longtake.models.opensora_tiny import save_tiny_open_sora
 from longtake.models.opensoraplan_tiny import save_tiny_open_sora_plan
@@ -151,3 +153,13 @@ COSTS: list[tuple[str, str, str, dict[str, Any]]] = [
 def test_a_minute_costs_what_its_page_says(root, page: str, pattern: str, name: str, asked: dict[str, Any]):
     told = paper(root, name, **asked)[1]
     assert told.nfe == said(page, pattern) and told.exact == ("at most" not in pattern)
+
+
+@pytest.mark.parametrize(
+    "window,shape,many",
+    [(12, (16, 8, 8), 8), (16, (4, 40, 64), 4), (13, (16, 60, 90), 2), (21, (16, 60, 104), 1), (21, (16, 90, 160), 1)],
+    ids=["pocket", "VideoCrafter2", "CogVideoX", "Wan at 480p", "Wan at 720p"],
+)
+def test_an_accelerator_is_given_as_many_windows_as_it_holds(window: int, shape: tuple[int, int, int], many: int):
+    """Eight windows of Wan at 480p, twice for guidance, run out of 24 GB on the first tick."""
+    assert windows_at_once(Capabilities(window, shape)) == many

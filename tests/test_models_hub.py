@@ -52,7 +52,11 @@ def test_weights_are_fetched_once():
     """Stable Video Diffusion lies on the hub in parts, in halves of them, and twice whole: 9.6 GB each."""
     from huggingface_hub.utils import filter_repo_objects
 
-    parts_of_it = ["unet/config.json", "unet/diffusion_pytorch_model.safetensors", "vae/model-00001-of-00002.safetensors"]
+    parts_of_it = [
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.safetensors",
+        "vae/model-00001-of-00002.safetensors",
+    ]
     others = ["svd.safetensors", "svd_image_decoder.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors",
               "text_encoder/model.fp16-00001-of-00002.safetensors", "unet/diffusion_pytorch_model.bin"]  # fmt: skip
     fetched = filter_repo_objects(

@@ -50,7 +50,7 @@ def test_equal_levels_are_the_stock_forward(pipe):
         assert relative(ours, theirs) < 1e-5
         # the same through one embedding a row, handed to every token
         times = torch.full((2, 5), schedule.times[level])
-        assert relative(forward_rows(pipe.transformer, x, times, text, merge=False), stock[0].transpose(1, 2)) < 1e-5
+        assert relative(forward_rows(pipe.transformer, x, times, text, "each"), stock[0].transpose(1, 2)) < 1e-5
 
 
 @torch.no_grad()
@@ -78,11 +78,11 @@ def test_large_calls_broadcast_modulations_to_the_same_bits(layout: str, kind: t
     times, told = torch.tensor([[0.0, 40.0, 800.0], [1.0, 500.0, 999.0]]), []
     for block in network.blocks:
         block.register_forward_pre_hook(lambda module, args: told.append(args[2].shape[1]))
-    every, broadcast = (forward_rows(network, x, times, text, large=large) for large in (None, 0))
+    every, broadcast = (forward_rows(network, x, times, text, way) for way in ("each", "rows"))
     assert told == [36, 36, 3, 3] and torch.equal(every, broadcast)
     assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in network.blocks[0].children())
     with torch.enable_grad():
-        forward_rows(network, x, times, text, large=0)
+        forward_rows(network, x, times, text, "rows")
     assert told[4:] == [36, 36], "what is trained may run blocks again"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -23,6 +24,7 @@ from longtake.apps.settings import Request, Settings
 from longtake.apps.stories import embedded, note_environment, same_weights, turn_prompts, turns_of
 from longtake.core.check import check
 from longtake.core.engine import Engine, cost_of
+from longtake.core.model import Capabilities
 from longtake.core.solvers import Solver
 from longtake.errors import UsageError
 from longtake.output import checkpoint
@@ -34,6 +36,9 @@ from longtake.output.takes import JOURNAL, settle
 from longtake.output.video import Format
 
 log = logging.getLogger("longtake")
+AT_ONCE = 200_000
+"""Places of latents (rows times height times width) that an accelerator is given at once. A window of Wan at 832x480
+has 131,040, which keep any card busy; eight of them, twice for guidance, do not fit 24 GB."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ def build(settings: Settings, live: Any = None, fresh: bool = False) -> Session:
     device = model.denoiser.device
     rollout, notes = _rollout(settings, model)
     notes = [f"device {device}, {model.dtype}", *model.notes, *notes]
-    batch = settings.batch or (8 if device.type == "cuda" else 1)
+    batch = settings.batch or (windows_at_once(model.denoiser.can) if device.type == "cuda" else 1)
     same_weights(settings, model.weights_hash)
     settings = replace(
         settings,
@@ -128,6 +133,12 @@ def build(settings: Settings, live: Any = None, fresh: bool = False) -> Session:
         make_guide(settings)
     context = context_of(settings, model) if fresh else ()
     return Session(settings, _job(settings, model, rollout, context), model, notes)
+
+
+def windows_at_once(can: Capabilities) -> int:
+    """Windows that an accelerator is given at once, if `--set batch=` does not say."""
+    places = can.window * math.prod(can.latent_shape[1:])
+    return max(1, min(8, AT_ONCE // places))
 
 
 def _rollout(settings: Settings, model: Any) -> tuple[Any, list[str]]:

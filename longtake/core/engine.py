@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -32,13 +31,11 @@ class Meter:
     nfe        network evaluations of one window; a guidance pair counts 2
     frame_nfe  nfe times the rows of each window, the unit in which methods are compared
     forwards   batches sent to the denoiser
-    seconds    spent inside the denoiser
     """
 
     nfe: int = 0
     frame_nfe: int = 0
     forwards: int = 0
-    seconds: float = 0.0
 
 
 class Engine:
@@ -92,7 +89,7 @@ class Engine:
     def _forward(self, calls: Sequence[Call]) -> list[Tensor]:
         x = torch.stack([self._rows(call) for call in calls])
         levels = torch.tensor([call.levels for call in calls])
-        began, problem = time.perf_counter(), None
+        problem = None
         try:
             with torch.inference_mode():
                 x0 = self.denoiser(x, levels, [call.cond for call in calls])
@@ -103,7 +100,6 @@ class Engine:
         if problem is not None:
             del x, levels
             return self._in_smaller_batches(calls, problem)
-        self.meter.seconds += time.perf_counter() - began
         self.meter.forwards += 1
         costs = [cost_of(self.denoiser, call.levels) for call in calls]
         self.meter.nfe += sum(costs)

@@ -21,7 +21,7 @@ WEIGHTED = PARTS[:3]
 JSON = ("model_index.json", "longtake.json", "*/config.json", "*/scheduler_config.json")
 """What a plan reads: configurations, not the megabytes of a tokenizer."""
 PATTERNS = ("*.json", "*/*.safetensors", "preview.safetensors", "*.model", "*.txt", "README.md")
-"""What a model is loaded from. Weights lie in the folders of parts; beside them repositories may have all in one file."""
+"""What a model is loaded from. Weights lie in the folders of parts; repositories may have all in one file as well."""
 VARIANTS = ("*.fp16*", "*.bf16*", "*.non_ema*")
 """The same weights once more in another form, which is not loaded."""
 WHOLE = 64 << 20  # files up to this size are hashed whole

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from longtake.models.wan_codec import WanCodec, frames_of
+from longtake.models.wan_codec import WanCodec, frames_of, on_host
 
 TILE, STRIDE = 256, 192
 """Pixels of a tile's side, and between the starts of neighbours, as in diffusers."""
@@ -39,7 +39,7 @@ class TiledCodec(WanCodec):
     def _tile(self, z: Tensor, cache: Any) -> tuple[Tensor, Any]:
         # the decoder brings a cache to its device by itself
         video, cache = self.raw(z, cache)
-        return video, {"feat": tuple(one.to("cpu") if isinstance(one, Tensor) else one for one in cache["feat"])}
+        return video, on_host(cache)
 
 
 Sides = tuple[tuple[int, int], tuple[int, int]]

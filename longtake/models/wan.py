@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import diffusers
 import torch
@@ -27,7 +27,7 @@ from longtake.core.schedule import NoiseSchedule
 from longtake.errors import UsageError
 from longtake.models.place import Place
 from longtake.models.rope import lengthened
-from longtake.models.wan_modulation import rows_embedded
+from longtake.models.wan_modulation import Told, rows_embedded
 from longtake.models.wan_text import PromptEncoder
 
 
@@ -205,23 +205,22 @@ def forward_rows(
     x: Float[Tensor, "B F C H W"],
     times: Float[Tensor, "B F"],
     text: Float[Tensor, "B L D"],
-    merge: bool = True,
+    told: Told = "usual",
     image: Float[Tensor, "N M E"] | None = None,
     riflex: int | None = None,
-    large: int | None = None,
 ) -> Float[Tensor, "B F D H W"]:
     """The flow that the stock transformer predicts when each row has its own time.
 
     `riflex`: the length in latents that positions in time are stretched to (models/rope).
-    `merge`: windows whose rows all share one time embed it once and broadcast it, with nothing a token in memory.
-    `large`: bytes above which unequal times are broadcast too (models/wan_modulation).
+    `told`: how times reach tokens. usual: windows whose rows all share one time embed it once and broadcast it, with
+    nothing a token in memory; others by their size (models/wan_modulation). each: a time a token; rows: broadcast.
     """
     num_rows, height, width = x.shape[1], x.shape[3], x.shape[4]
     _, patch_height, patch_width = transformer.config.patch_size
     tokens = (height // patch_height) * (width // patch_width)
-    if merge and bool((times == times[:, :1]).all()):
+    if told == "usual" and bool((times == times[:, :1]).all()):
         times, tokens, num_rows = times[:, :1], 1, 1
-    with rows_embedded(transformer, len(x), num_rows, tokens, large), lengthened(transformer.rope, riflex):
+    with rows_embedded(transformer, len(x), num_rows, tokens, told), lengthened(transformer.rope, riflex):
         out = transformer(
             hidden_states=x.transpose(1, 2),
             timestep=times.to(x.device),
@@ -258,12 +257,9 @@ def self_check(transformer: nn.Module) -> None:
 
     try:
         pairs = [
-            (forward_rows(transformer, x, equal, text, merge, image).float(), stock(equal[:, 0]))
-            for merge in (True, False)
-        ]
-        theirs = stock(mixed.repeat_interleave(4, 1))
-        pairs += [
-            (forward_rows(transformer, x, mixed, text, True, image, large=large).float(), theirs) for large in (0, None)
+            (forward_rows(transformer, x, times, text, told, image).float(), theirs)
+            for times, theirs in ((equal, stock(equal[:, 0])), (mixed, stock(mixed.repeat_interleave(4, 1))))
+            for told in get_args(Told)
         ]
         error = max(float((ours - theirs).norm() / theirs.norm()) for ours, theirs in pairs)
     except (RuntimeError, TypeError, ValueError, AttributeError) as problem:

@@ -11,26 +11,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+Told = Literal["usual", "each", "rows"]
+"""A time for each token; for rows, by broadcasting; or as usual: the one that suits the size of a call."""
 LARGE = 1 << 28
 """Bytes of a block's modulations (float32) above which they are broadcast; below, hooks on every layer cost more."""
 
 
 @contextmanager
-def rows_embedded(
-    transformer: Any, windows: int, num_rows: int, tokens: int, large: int | None = None
-) -> Iterator[None]:
-    """While open, time embeddings of `num_rows` rows modulate the `tokens` tokens of each row. large: see `LARGE`."""
+def rows_embedded(transformer: Any, windows: int, num_rows: int, tokens: int, told: Told = "usual") -> Iterator[None]:
+    """While open, time embeddings of `num_rows` rows modulate the `tokens` tokens of each row."""
     if tokens == 1:
         yield
         return
     width = transformer.scale_shift_table.shape[-1]
-    most = LARGE if large is None else large
-    wide = windows * num_rows * tokens * width * 6 * 4 > most and _able(transformer)
+    large = told == "rows" or (told == "usual" and windows * num_rows * tokens * width * 6 * 4 > LARGE)
+    wide = large and _able(transformer)
 
     def repeat(module: nn.Module, args: Any, output: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         embedded, modulation, *rest = output

@@ -25,7 +25,8 @@ from longtake.core.tree import walk
 
 Pictures = UInt8[Tensor, "T H W 3"]
 KEPT = 1 << 29
-"""Bytes of decoded pictures and caches that are kept, so that a winner is not decoded twice."""
+"""Bytes of decoded pictures and caches that are kept, so that a winner is not decoded twice. At 832x480 one
+cache of Wan is more than that, and not worth the memory: there a winner is."""
 
 
 class PreviewNet(Protocol):

@@ -140,7 +140,7 @@ def progressive_loss(
     eps = draw.normal(x0.shape, generator, device)
     s = sigmas[:, :, None, None, None]
     with torch.autocast(device.type, torch.bfloat16):
-        flow = forward_rows(transformer, (1 - s) * x0 + s * eps, times, words, merge=False)
+        flow = forward_rows(transformer, (1 - s) * x0 + s * eps, times, words, "each")
     error = (flow.float() - (eps - x0)).square().mean(dim=(2, 3, 4))
     scored = (layout.progress > 0).to(device)
     return (error * scored).sum() / scored.sum().clamp_min(1)
