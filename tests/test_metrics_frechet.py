@@ -168,7 +168,9 @@ def test_fvd_of_videos(tmp_path: Path):
     a, b, c = (tmp_path / f"{name}.mp4" for name in "abc")
     same, near, far = (fvd.fvd(Colour(), [a], [other]) for other in (a, b, c))
     assert same["value"] == 0 and same["encoder"] == "colour" and same["n"] == [6, 6] and same["dimensions"] == 3
-    assert near["value"] < far["value"] / 3
+    assert near["value"] < far["value"] / 3 and near["frames"] == [[16], [16]]
+    slow = films.save(films.moving(96), tmp_path / "slow.mp4", fps=4)
+    assert fvd.fvd(Colour(), [a], [slow])["frames"] == [[16], [8]], "two seconds of either"
     with pytest.raises(UsageError, match="3 dimensions of 5 samples"):
         fvd.fvd(Colour(), [films.save(films.moving(85), tmp_path / "d.mp4")], [a])
 

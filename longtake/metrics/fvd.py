@@ -3,7 +3,8 @@
 Clips of two seconds are PA-VDM's way (Sec. 4): long videos are few, so each is cut into clips, and the distance is that
 of the clips' features. Clips do not overlap and a last partial one is left out, so no frame counts twice. The encoder
 samples a clip to the length it was made for. With VideoMAE-v2 or I3D features this is FVD as published (Unterthiner et
-al. 2018, Ge et al. 2024) up to the choice of clips; the entry names the encoder, the numbers of clips and shrinkage.
+al. 2018, Ge et al. 2024) up to the choice of clips; the entry names the encoder, the numbers of clips, their frames
+and shrinkage.
 
 Memory: one clip and the features.
 """
@@ -33,13 +34,19 @@ def fvd(
     seconds: float = CLIP_SECONDS,
     shrink: bool = False,
 ) -> dict[str, Any]:
-    """{"value", "encoder", "n", "dimensions", "shrinkage"} of two collections of video files.
+    """{"value", "encoder", "n", "dimensions", "shrinkage", "frames"} of two collections of video files.
 
+    frames: the lengths of each one's clips. Where these differ (files of unlike rates) and the encoder takes any length
+    (I3D does), clips of one length in seconds are compared, which papers with clips of 16 frames do not do.
     UsageError if one has too few clips for the encoder's dimensions (see `frechet`).
     """
+    lengths: list[set[int]] = [set(), set()]
     with torch.inference_mode():
-        one, two = (over_clips(encoder, _clips(paths, seconds)) for paths in (first, second))
-    return {"encoder": encoder.name, **frechet(one, two, shrink)}
+        one, two = (
+            over_clips(encoder, _measured(_clips(paths, seconds), known))
+            for paths, known in zip((first, second), lengths, strict=True)
+        )
+    return {"encoder": encoder.name, **frechet(one, two, shrink), "frames": [sorted(known) for known in lengths]}
 
 
 def inception(classifier: VideoEncoder, videos: Iterable[Path], seconds: float = CLIP_SECONDS) -> dict[str, Any]:
@@ -64,6 +71,12 @@ def clips_of(path: Path, seconds: float = CLIP_SECONDS) -> Iterator[UInt8[Tensor
             held, whole = held[length:], True
     if held is not None and not whole:
         yield held
+
+
+def _measured(clips: Iterable[Tensor], known: set[int]) -> Iterator[Tensor]:
+    for clip in clips:
+        known.add(len(clip))
+        yield clip
 
 
 def _clips(paths: Iterable[Path], seconds: float) -> Iterator[Tensor]:

@@ -121,7 +121,8 @@ class Smoothness:
         count = (len(held) - 1) // 2
         if count > 0:
             even, odd = held[: 2 * count + 1 : 2], held[1 : 2 * count : 2]
-            # rounded, as the pictures are that VBench compares
+            # whole numbers, as VBench compares: its AMT writes them rounded down (encoders/amt does); a stand-in's go
+            # to the nearest, or what its arithmetic leaves of a still picture would count as change
             made = self.middle(even[:-1], even[1:]).round().clamp(0, 255).to(torch.uint8)
             self.errors.extend(difference(a, b) for a, b in zip(made, odd, strict=True))
         self._pending = held[2 * max(count, 0) :].clone()
