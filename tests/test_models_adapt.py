@@ -271,6 +271,23 @@ def test_weights_on_stage_wait_on_the_host_too():
     assert layers[1](torch.ones(1, 3)).shape == (1, 2) and layers[1].weight.shape == parameter.shape
 
 
+def test_weights_that_moved_in_place_are_the_hosts_again():
+    """Between a host and a card `to` changes what a parameter holds, and not which parameter it is."""
+
+    class Moving(nn.Linear):
+        def to(self, *args: Any, **kwargs: Any) -> Any:
+            self.weight.data = self.weight.data.clone()
+            return self
+
+    stage, parts = Stage(torch.device("cpu")), [Moving(3, 2), Moving(3, 2)]
+    place = parts[0].weight.data_ptr()
+    with torch.inference_mode():
+        stage.call(parts[0])
+    assert parts[0].weight.data_ptr() != place
+    stage.call(parts[1])
+    assert parts[0].weight.data_ptr() == place
+
+
 @pytest.mark.slow
 def test_compiled_blocks_give_the_same(folder):
     plain, model = (load(folder, size=SIZE, num_steps=6) for _ in range(2))

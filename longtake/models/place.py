@@ -39,8 +39,7 @@ class Stage:
     def _leave(self) -> None:
         # the very tensors as they were, whether moving changed their data or put others in their place
         for tensors, name, value, data in self._waiting:
-            if value.device != data.device:
-                value.data = data
+            value.data = data
             tensors[name] = value
         self.front, self._waiting = None, []
 
