@@ -96,7 +96,7 @@ ARMS: dict[str, Arm] = {
     "reward-first": Arm(
         "fifo", "beam", _beam(width=2), reward_values={**FLOOR, "consistency": {"anchor": "first"}}, main=False
     ),
-    **{f"proposal-{name}": Arm("fifo", "beam", _only(name), main=False)
+    **{f"proposal-{name}": Arm("fifo", "beam", _only(name), quick=False)
        for name in ("gaussian", "fft", "renoise", "neighbour", "inversion")},
     # its Table 3, on clips: one step, ten steps, all of them
     "clip-one-step": Arm("chunk", "beam", {"width": 1, "candidates": 10}, main=False),

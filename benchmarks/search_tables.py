@@ -163,8 +163,8 @@ beside other work: compare NFE.
 
 {chance}
 
-n is to be 24, and 12 for the beam's reward and candidates and for one, ten and all steps; where it is less, not all
-rows have been made yet. Results of 8, 16 and 22 captions were looked at on the way; no row is left out but those of
+n is to be 24, and 12 for the beam's reward and for one, ten and all steps; where it is less, not all rows have been
+made yet. Results of 8, 12, 14, 16 and 22 captions were looked at on the way; no row is left out but those of
 best-of-n on the queue and of freeinit that two faults had made worthless (LOG.md tells of them, and the order in which
 rows were made).
 
