@@ -65,6 +65,7 @@ def test_a_period_is_one_that_was_seen_twice_while_every_row_was_replaced():
     assert told([9, 5, 1, 1, 1, 1, 1, 1], 1, 3) == (1, 7)  # like the tick before: four of them, more than are in flight
     assert told([9, *[1, 2, 3] * 4], 1, 3) == (3, 10)
     assert told([9, *[1] * 10, *[1, 2] * 9], 1, 12) == (2, 26)
+    assert told([9, *range(100)] * 3, 1, 3) == (101, 303)  # as generations on a queue take
     assert told([1] * 50, 0, 3) == (0, 0)  # nothing comes out
     assert told(list(range(LONGEST + 1)) * 5, 1, 3) == (0, 0)  # longer than is looked for
 
@@ -93,6 +94,26 @@ def test_what_is_continued_along_a_line_is_what_the_whole_would_cost(latents: in
         k_step(Windows(SHAPE, s, e, WINDOW, latents, overlap=3), Smooth(), 3, 2),
     ):
         assert planning.cost(made, latents) == forecast(made, latents)
+
+
+def test_searches_on_queues_are_continued_by_their_own_stretches(monkeypatch: pytest.MonkeyPatch):
+    """They decide once in many cycles of the method: a line through two of its cycles ran flat, at half of the cost."""
+    from longtake.apps import planning
+    from longtake.search.beam import beam
+    from longtake.search.best_of import best_of
+    from longtake.search.latsearch import LatSearch
+    from longtake.search.proposals import Mixture
+    from tests.cases import Smooth, rollouts
+
+    monkeypatch.setattr(planning, "EXACT_LATENTS", 60)
+    base = rollouts()
+    for made in (best_of(base["fifo"], Smooth(), 2), LatSearch(base["progressive"], Smooth(), 2, (12,))):
+        for latents in (61, 75, 131):
+            assert planning.cost(made, latents) == forecast(made, latents)
+    mixture = Mixture((("gaussian", 1.0), ("inversion", 1.0)), inversion_steps=3)
+    drawn = beam(base["fifo"], Smooth(), 1, 3, proposals=mixture)
+    told = planning.cost(drawn, 240, seed=2)
+    assert told.nfe == pytest.approx(forecast(drawn, 240, seed=2).nfe, rel=0.05) and not told.exact
 
 
 def test_what_is_drawn_is_costed_by_the_seed_of_the_run():

@@ -20,7 +20,7 @@ from longtake.apps.settings import Request, Settings
 from longtake.apps.tables import Facts, method
 from longtake.core.forecast import Cost, Forecast, forecast
 from longtake.core.model import Capabilities
-from longtake.core.plan import GhostCodec, mixes_levels
+from longtake.core.plan import GhostCodec, drawn, fixed, mixes_levels, steady
 from longtake.core.schedule import flow
 from longtake.core.solvers import Solver
 from longtake.errors import UsageError
@@ -140,10 +140,15 @@ def cost(rollout: Any, latents: int, context: int = 0, factor: Cost = 1, seed: i
     """`forecast`, continued along a straight line beyond 1,000 latents: methods repeat themselves within that.
 
     What is made for a length is made for shorter ones there, since the end of a video costs otherwise than its middle.
+    Searches may decide once in many cycles of their method: `forecast` adds up their own periods, and where they have
+    none (what a decision costs is drawn, or the queue runs empty) they are continued by the mean of many cycles.
     """
-    if latents <= EXACT_LATENTS:
+    whole = hasattr(leaf(rollout), "num_latents")  # its few ticks hold the whole video: nothing repeats
+    if latents <= EXACT_LATENTS or (steady(rollout) and not whole):
         return forecast(rollout, latents, context=context, cost=factor, seed=seed)
     cycle = cycle_of(rollout)
+    if not (fixed(rollout) or whole):
+        cycle *= max(EXACT_LATENTS // 2 // cycle, 1)
     base = EXACT_LATENTS - (EXACT_LATENTS - latents) % cycle  # as far into the cycle as `latents`
     near, far = (
         forecast(of_length(rollout, n), n, context=context, cost=factor, seed=seed) for n in (base - cycle, base)
@@ -151,7 +156,7 @@ def cost(rollout: Any, latents: int, context: int = 0, factor: Cost = 1, seed: i
     times = (latents - base) // cycle
     grown = {name: getattr(far, name) + times * (getattr(far, name) - getattr(near, name))
              for name in ("nfe", "frame_nfe", "first_nfe", "first_tick", "peak_rows")}  # fmt: skip
-    return replace(far, num_latents=latents, **grown)
+    return replace(far, num_latents=latents, exact=far.exact and not drawn(rollout), **grown)
 
 
 def cycle_of(rollout: Any) -> int:

@@ -17,8 +17,8 @@ from longtake.core.tree import walk
 
 Cost = int | Callable[[Sequence[int]], int]
 """Network evaluations of a window, or how they depend on its levels."""
-LONGEST = 64
-"""Ticks of the longest period that is looked for."""
+LONGEST = 512
+"""Ticks of the longest period that is looked for: on queues the generations of a search take some hundred."""
 
 
 @dataclass(frozen=True)

@@ -200,15 +200,18 @@ def lag(rollout: Any) -> int:
 def steady(rollout: Any) -> bool:
     """Whether this is a search whose ticks, once running, cost the same for ever.
 
-    Not where what a decision costs is drawn (`drawn`), nor where the queue runs empty at an `end`.
+    Not where what a decision costs is drawn, nor where the queue runs empty at an `end`.
     """
-    if fixed(rollout):
+    if fixed(rollout) or drawn(rollout):
         return False
     while hasattr(rollout, "inner"):
-        if getattr(rollout, "drawn", False):
-            return False
         rollout = rollout.inner
     return getattr(rollout, "end", None) is None
+
+
+def drawn(rollout: Any) -> bool:
+    """Whether what a decision costs is drawn, in a search or in one that it wraps."""
+    return getattr(rollout, "drawn", False) or (not fixed(rollout) and drawn(rollout.inner))
 
 
 def emptied(rollout: Any) -> Any:
