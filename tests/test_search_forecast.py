@@ -128,3 +128,27 @@ def test_what_is_drawn_is_costed_by_the_seed_of_the_run():
         assert forecast(search, 50, seed=seed).nfe == engine.meter.nfe
         told.add(engine.meter.nfe)
     assert len(told) > 1
+
+
+def test_a_budget_holds_for_the_whole_of_a_long_video(monkeypatch: pytest.MonkeyPatch):
+    """Sizes are weighed by the beginning, where what a search costs may be less than over the whole."""
+    from dataclasses import replace
+
+    from longtake.apps import budget
+    from longtake.apps.planning import dry_run, plan
+    from longtake.apps.settings import Request
+    from longtake.errors import UsageError
+
+    def planned(factor: str) -> tuple[float, list[str]]:
+        asked = Request("a dog walks right", method="rolling", search="k-step", seconds=6, search_budget=factor)
+        settings, facts, notes = plan(asked)
+        paid, free = (dry_run(replace(settings, search=name), facts)[0].nfe for name in ("k-step", "none"))
+        return paid / free, notes
+
+    monkeypatch.setattr(budget, "LONGEST", 8)
+    reached, notes = planned("3x")  # nine candidates: 2.9 over 8 latents, 3.06 over all 13
+    assert 2 < reached <= 3 and any(line.endswith(f"at most {reached:.2f}x the cost without it") for line in notes)
+    monkeypatch.setattr(budget, "looks", lambda inner: {4: 0.39})
+    reached, _ = planned("1.3x")
+    with pytest.raises(UsageError, match=rf"is too little for k-step: its smallest costs {reached:.3g}x"):
+        planned(f"{reached - 1e-3:.6g}x")

@@ -45,8 +45,7 @@ def afford(
     rows = [[{**size, **values} for size in sizes] for sizes in row.sizes(values, list(worth))]
     best = rows[0][0], times(rows[0][0])  # the smallest, with the shortest look
     if best[1] > factor:
-        raise UsageError(f"--search-budget {factor:g}x is too little for {row.name}: its smallest costs "
-                         f"{best[1]:.3g}x; give that or more, or --search none")  # fmt: skip
+        raise too_dear(row, factor, best[1])
     for tried in reversed(rows):  # the longest look first
         if len(rows) > 1 and gain(tried[-1], worth) <= gain(best[0], worth):
             continue  # not even with all candidates that may be asked for
@@ -73,6 +72,12 @@ def _last(costs: Callable[[int], float], low: int, many: int, factor: float) -> 
         low, high = (place, high) if costs(place) <= factor else (low, place)
         step = int((factor - costs(low)) / slope) if slope > 0 else high - low
     return low
+
+
+def too_dear(row: Search, factor: float, least: float) -> UsageError:
+    """What is said of a budget that the smallest search of a row does not keep to."""
+    return UsageError(f"--search-budget {factor:g}x is too little for {row.name}: its smallest costs "
+                      f"{least:.3g}x; give that or more, or --search none")  # fmt: skip
 
 
 def told(row: Search, values: Values, reached: float) -> str:

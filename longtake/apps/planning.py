@@ -7,7 +7,7 @@ from typing import Any
 
 from longtake.apps.at_hand import judgeable
 from longtake.apps.beginning import how_frames_begin
-from longtake.apps.budget import Blank, afford, parse_budget, told
+from longtake.apps.budget import Blank, afford, parse_budget, told, too_dear
 from longtake.apps.building import Materials
 from longtake.apps.composing import in_own_words, latent_of, length_of, method_of, searched, timeline_of
 from longtake.apps.deciding import decide
@@ -97,8 +97,17 @@ def afforded(request: Request, settings: Settings, facts: Facts) -> tuple[Settin
     factor, row = parse_budget(request.search_budget), search(settings.search)
     latents = length_of(settings, facts.can)
     inner = dry_rollout(replace(settings, search="none"), facts.can)
-    values, reached = afford(row, inner, settings.search_parameters, factor, latents or 200, settings.seed)
-    return replace(settings, search_parameters=values), [told(row, values, reached)]
+    base, aim, reached = dry_run(replace(settings, search="none"), facts)[0].nfe, factor, 0.0
+    while True:  # long videos are sized by their beginning, so the whole may cost a little more than that told
+        try:
+            values, guess = afford(row, inner, settings.search_parameters, aim, latents or 200, settings.seed)
+        except UsageError as error:
+            raise error if not reached else too_dear(row, factor, reached) from error
+        chosen = replace(settings, search_parameters=values)
+        reached = dry_run(chosen, facts)[0].nfe / base
+        if reached <= factor:
+            return chosen, [told(row, values, reached)]
+        aim = guess * (1 - 1e-9)  # the next smaller one
 
 
 def _turning(settings: Settings, facts: Facts, rollout: Any) -> list[str]:
