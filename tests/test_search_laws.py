@@ -14,6 +14,7 @@ from longtake.core.rollout import Timeline
 from longtake.core.solvers import Solver
 from longtake.core.stream import stream
 from longtake.search.beam import beam
+from longtake.search.best_of import best_of
 from longtake.search.branch import begun
 from longtake.search.population import Population
 from longtake.testing.laws import resumed
@@ -109,6 +110,31 @@ def test_the_book_holds_every_candidate_once(name: str):
         "evolve", "local zero-order", "latsearch systematic", "local paths", "latsearch systematic progressive",
         "evolve progressive", "local zero-order rolling",
     )  # fmt: skip
+
+
+class Fickle:
+    """Decides otherwise wherever a judged latent differs at all."""
+
+    needs = frozenset({"x0", "past"})
+
+    def __call__(self, views: list[Any]) -> list[float]:
+        return [1e4 * sum(float(x.double().sum()) for x in view.clip) % 1 for view in views]
+
+
+@pytest.mark.parametrize(("name", "horizon"), [("fifo", None), ("progressive", None), ("chunk", 48)])
+def test_what_came_out_before_a_row_entered_ignores_its_prompt_under_looks_ahead(name: str, horizon: int | None):
+    search: Any = best_of(rollouts()[name], Fickle(), 2, "horizon", horizon)
+    change = 26
+    engine, released = Engine(oracle(search), 4), 0
+    state = engine.drive(search.init(7, Timeline.of("a")))
+    for state, _ in stream(search, engine, state):
+        if search.fresh(state) and change < search.fresh(state).stop:
+            break
+        released = state.emitted
+    before, _ = run(search, change)
+    after, _ = run(search, change, prompts={0: "a", change: "b"})
+    assert released > 0 and equal(before[:released], after[:released])
+    assert equal(before[: change - search.reach], after[: change - search.reach])
 
 
 def test_decodes_and_scores_are_counted():

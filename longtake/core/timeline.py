@@ -7,7 +7,7 @@ may cross-fade: over `fade` rows their embeddings are mixed, so that a story tur
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Literal
 
@@ -51,6 +51,10 @@ class Timeline:
     def of(cls, prompt: str | Mapping[int, str]) -> Timeline:
         """A timeline from one prompt, or from prompts by latent index."""
         return cls(((0, prompt),)) if isinstance(prompt, str) else cls(tuple(sorted(prompt.items())))
+
+    def until(self, stop: int) -> Timeline:
+        """The same as it is known before the row at `stop` enters: the last prompt that began stays for ever."""
+        return replace(self, entries=tuple(entry for entry in self.entries if entry[0] < stop))
 
     def at(self, index: int) -> Cond:
         """The prompt of the latent frame at `index`; context rows before 0 share the first."""

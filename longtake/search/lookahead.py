@@ -2,7 +2,8 @@
 
 The mechanism of receding-horizon search and of the k-step search. At a decision point the state forks into candidates
 (number 0 keeps its own noise), each copy is continued only to be scored, for a few ticks or as a preview on a coarse
-grid of levels, and the chosen fork then goes on from where it forked.
+grid of levels, and the chosen fork then goes on from where it forked. Copies know the prompts of rows that have
+entered, and no later ones: else a turn would change what came out before it was begun.
 
 Cost: (num * look + 1) inner ticks a decision, less the windows that copies share in their first tick; with a preview
 num * preview window calls and the inner tick, exactly. One candidate is the inner rollout, bit for bit.
@@ -17,6 +18,7 @@ from typing import Any, Literal
 from longtake.core.noise import fold
 from longtake.core.rollout import Emission, Info, Mix, Reward, Rollout, Timeline, View
 from longtake.core.step import Step, all_of
+from longtake.core.tree import substituted, walk
 from longtake.search import branch
 from longtake.search.branch import Member, Origin
 
@@ -92,7 +94,7 @@ class Lookahead:
         if self.num > 1 and rows:
             parent, paid = branch.settled(self.reward, chosen)
             forks = [self._fork(parent, number, state.tick, rows) for number in range(self.num)]
-            views = yield from all_of([(self._looked, (fork, state.timeline)) for fork in forks])
+            views = yield from all_of([(self._looked, copy) for copy in _unknowing(forks, state.timeline, rows.stop)])
             scores, cost = branch.judged(self.reward, views)
             order = branch.ranked(scores)[:1]
             chosen = replace(forks[order[0]], score=scores[order[0]])
@@ -135,3 +137,13 @@ class Lookahead:
             if emission.latents if self.look == "emission" else member.age >= self.look:
                 break
         return branch.became(self.inner, member, timeline)
+
+
+def _unknowing(forks: Sequence[Member], timeline: Timeline, stop: int) -> list[tuple[Member, Timeline]]:
+    # copies, and what they are judged under, that know no prompt of rows from `stop` on; what they share stays shared
+    if timeline.entries[-1][0] < stop:
+        return [(fork, timeline) for fork in forks]
+    states = tuple(fork.state for fork in forks)
+    known = {id(item): item.until(stop) for item in walk(states) if isinstance(item, Timeline)}
+    copies = zip(forks, substituted(states, known), strict=True)
+    return [(replace(fork, state=copy), timeline.until(stop)) for fork, copy in copies]
