@@ -13,6 +13,12 @@ from typing import Any
 import pytest
 
 from longtake.apps.cli import main
+from longtake.apps.methods import METHODS
+from longtake.apps.rewarding import REWARDS
+from longtake.apps.searches import SEARCHES
+from longtake.apps.stored import within
+from longtake.apps.tables import GENERAL, MODEL_OPTIONS
+from longtake.errors import UsageError
 from longtake.output.directory import RunDir
 from longtake.output.trace import read_trace
 from tests.test_cli import PROMPT, cli, one_thread, tiny  # noqa: F401
@@ -124,3 +130,19 @@ def test_a_run_that_cannot_be_extended_stays_as_it_is(cli: Any, made: Path, tmp_
     said = cli("extend", "run", "--frames", 4, "-q")
     assert said.code == 2 and "was cut off or changed" in said.err and said.err.count("\n") == 1
     assert content(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e300", "5000", "9" * 20, "1e300*fft", f"{'9' * 20},1"])
+def test_what_may_be_typed_can_be_read_again(text: str) -> None:
+    rows = (*METHODS.values(), *SEARCHES.values(), *REWARDS.values())
+    for parameter in (*GENERAL, *MODEL_OPTIONS, *(one for row in rows for one in row.parameters)):
+        try:
+            value = parameter.parse("", text)
+        except UsageError:
+            continue
+        within(parameter.name, json.loads(json.dumps(value)))
+
+
+def test_more_windows_at_once_than_a_run_may_have_are_refused(cli: Any) -> None:
+    said = cli("generate", PROMPT, "--frames", "9", "--dry-run", "--set", "batch=5000")
+    assert said.code == 2 and "batch=5000 is not possible: it takes a whole number in 1..4096" in said.err

@@ -9,6 +9,9 @@ from typing import Any
 
 from longtake.errors import UsageError
 
+LARGEST = 2**53
+"""Beyond it no number means anything here, and run.json, where they are kept, takes none."""
+
 
 @dataclass(frozen=True)
 class Parameter:
@@ -18,6 +21,7 @@ class Parameter:
     kind: type | tuple[str, ...]
     help: str
     low: float | None = None
+    high: int = LARGEST
 
     @property
     def allowed(self) -> str:
@@ -25,6 +29,8 @@ class Parameter:
         if isinstance(self.kind, tuple):
             return "|".join(self.kind)
         word = {int: "a whole number", float: "a number", bool: "true|false", str: "a word"}[self.kind]
+        if self.high < LARGEST:
+            return f"{word} in {self.low or 0:g}..{self.high}"
         return word if self.low is None else f"{word} of at least {self.low:g}"
 
     def parse(self, owner: str, text: str) -> Any:
@@ -32,6 +38,9 @@ class Parameter:
         value = self._value(text.strip().lower())
         if value is None or (self.low is not None and not value >= self.low):
             raise UsageError(f"{owner}{self.name}={text} is not possible: it takes {self.allowed}")
+        if self.kind in (int, float) and not abs(value) <= self.high:  # nor what is no number
+            most = "" if self.high < LARGEST else f", at most {LARGEST}"
+            raise UsageError(f"{owner}{self.name}={text} is not possible: it takes {self.allowed}{most}")
         return value
 
     def _value(self, text: str) -> Any:

@@ -10,6 +10,7 @@ from longtake.apps.methods import METHODS
 from longtake.apps.methods import Materials as Materials
 from longtake.apps.methods import Method as Method
 from longtake.apps.parameters import Parameter, choose
+from longtake.apps.stored import BOUNDS
 from longtake.errors import UsageError
 
 FIFO_VC2: dict[str, Any] = {
@@ -64,7 +65,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Named settings; what is typed beside them counts more. `methods` and `searches` hold their parameters."""
 
 GENERAL = (
-    Parameter("batch", int, "most windows in one forward", 1),
+    Parameter("batch", int, "most windows in one forward", 1, BOUNDS["batch"][1]),
     Parameter("ending", ("exact", "shrink"), "skip what nothing reads, or let the queue run empty"),
     Parameter("prompt_rule", ("majority", "start", "queue_switch"), "which prompt a window with several is told"),
     Parameter("fade", int, "latents over which a prompt gives way to the next", 0),

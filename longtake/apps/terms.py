@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from longtake.apps.parameters import Parameter, choose
+from longtake.apps.parameters import LARGEST, Parameter, choose
 from longtake.errors import UsageError
 
 
@@ -24,7 +24,7 @@ class Numbers(Parameter):
             values = tuple(int(part) for part in text.split(","))
         except ValueError:
             values = ()
-        if not values or min(values) < (self.low or 0):
+        if not values or min(values) < (self.low or 0) or max(values) > self.high:
             raise UsageError(f"{owner}{self.name}={text} is not possible: it takes {self.allowed}")
         return values
 
@@ -79,7 +79,7 @@ def parse_sum(text: str, what: str) -> tuple[tuple[str, float], ...]:
             weight = float(factor) if sign else 1.0
         except ValueError:
             weight = math.nan
-        if not name or not (math.isfinite(weight) and weight > 0):
+        if not name or not 0 < weight <= LARGEST:  # nor what is no number
             raise UsageError(f"{what} {text} is no sum of names; write it like a+0.5*b, weights above 0")
         terms.append((name, weight))
     return tuple(terms)
