@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +21,7 @@ from longtake.core.stream import stream
 from longtake.metrics import judge as judging
 from longtake.metrics.world import Size, evaluate
 from longtake.models.load import NAMES, Model
+from longtake.models.parts import load_part
 from longtake.rollouts.chunk import Chunk
 from longtake.rollouts.fifo import Fifo
 from longtake.rollouts.plain import Plain
@@ -107,3 +111,25 @@ def test_a_small_version_of_the_quality_suite():
     assert 0.6 < found["visual_quality"]["mean"] < 1 and 0 < found["motion_quality"]["mean"] < 1
     assert -20 < found["text_alignment"]["mean"] < 0 and found["visual_quality"]["n"] == 5
     assert said[1] == "clips: 0 of 5"
+
+
+def test_threads_that_load_at_once_take_turns():
+    """Loaders of diffusers and transformers patch torch for all threads; two at once left every later network empty."""
+    inside, most = [], []
+
+    class Part:
+        @staticmethod
+        def from_pretrained(path: Path, **options: Any) -> None:
+            inside.append(path)
+            most.append(len(inside))
+            time.sleep(0.1)
+            inside.remove(path)
+
+    with ThreadPoolExecutor(4) as pool:
+        parts = [pool.submit(load_part, Part, Path(str(n)), FOLDER) for n in range(3)]
+        models = [pool.submit(longtake.load, "pocket", num_steps=4, guidance=1.0) for _ in range(2)]
+        assert [part.result() for part in parts] == [None] * 3
+        for model in [*(one.result() for one in models), longtake.load("pocket", num_steps=4, guidance=1.0)]:
+            model.prepare([PROMPT])
+            assert not any(weight.is_meta for weight in model.denoiser.transformer.parameters())
+    assert max(most) == 1

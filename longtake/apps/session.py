@@ -90,7 +90,7 @@ def build(settings: Settings, live: Any = None, fresh: bool = False) -> Session:
 
     A run that was begun on a CPU goes on with as many threads: sums over threads differ in the last bits.
     """
-    from longtake.models.load import load
+    from longtake.models.load import LOADING, load
 
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
@@ -110,7 +110,8 @@ def build(settings: Settings, live: Any = None, fresh: bool = False) -> Session:
         settings.attention,
     )
     device = model.denoiser.device
-    rollout, notes = _rollout(settings, model)
+    with LOADING:  # a reward's networks too
+        rollout, notes = _rollout(settings, model)
     notes = [f"device {device}, {model.dtype}", *model.notes, *notes]
     batch = settings.batch or (windows_at_once(model.denoiser.can) if device.type == "cuda" else 1)
     same_weights(settings, model.weights_hash)

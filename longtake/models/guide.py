@@ -11,7 +11,7 @@ from diffusers.utils import logging
 from PIL import Image
 
 from longtake.errors import UsageError
-from longtake.models.parts import dtype_of, no_progress_bars, pick_device
+from longtake.models.parts import LOADING, dtype_of, no_progress_bars, pick_device
 
 
 def make_picture(
@@ -47,7 +47,7 @@ def _loaded(model: str, device: str) -> Any:
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        with no_progress_bars():
+        with LOADING, no_progress_bars():
             pipe = DiffusionPipeline.from_pretrained(model, use_safetensors=True, torch_dtype=dtype_of(None, place))
     except Exception as problem:  # diffusers raises many types; the user needs the model's name
         said = " ".join(str(problem).split())[:200]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from longtake.models.families import FAMILIES, LoadOptions, Model, load_family
-from longtake.models.parts import NAMES, fit_size, pick_device, source_of
+from longtake.models.parts import LOADING, NAMES, fit_size, pick_device, source_of
 
 __all__ = ["FAMILIES", "NAMES", "LoadOptions", "Model", "fit_size", "load", "pick_device"]
 
@@ -43,4 +43,6 @@ def load(
         size, num_steps, guidance, solver, negative_prompt, device, dtype,
         tuple(lora), offload, compile, attention, MappingProxyType(dict(extras)),
     )  # fmt: skip
-    return load_family(source_of(source), options)
+    found = source_of(source)  # a download lets others load
+    with LOADING:
+        return load_family(found, options)

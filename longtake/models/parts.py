@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from threading import RLock
 from typing import Any, TypeVar
 
 import torch
@@ -17,6 +18,10 @@ from longtake.models import folder as folders
 from longtake.models.families import COMMON_KEYS, FAMILIES, LoadOptions, Source, family_of
 
 T = TypeVar("T")
+
+LOADING = RLock()
+"""Held while networks are made: diffusers and transformers patch torch's modules for all threads meanwhile, and two
+at once leave them patched, so that whatever the process makes later has no weights."""
 
 WEIGHTS = Path(__file__).parent / "weights"
 NAMES: dict[str, Path] = {
@@ -202,7 +207,7 @@ def fit_size(size: str | tuple[int, int] | list[int], multiple: int) -> tuple[in
 def load_part(kind: Any, path: Path, owner: Any, **options: Any) -> Any:
     """`kind.from_pretrained(path)` from local files; UsageError names the part and its owner."""
     try:
-        with no_progress_bars():
+        with LOADING, no_progress_bars():
             return kind.from_pretrained(path, local_files_only=True, **options)
     except Exception as problem:  # diffusers and transformers raise many types; the user needs the part's name
         said = " ".join(str(problem).split())[:200]
