@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
+from longtake.apps import speed
 from longtake.apps.convert_command import KINDS
 from longtake.errors import UsageError
 from longtake.rewards import features
@@ -34,6 +36,15 @@ def put(shelf: Path, name: str, weights: dict[str, Tensor]) -> None:
 
 def frames(count: int, height: int, width: int) -> Tensor:
     return torch.from_numpy(np.random.RandomState(0).randint(0, 256, (count, height, width, 3), dtype=np.uint8))
+
+
+def test_a_user_without_a_home_has_a_cache(monkeypatch: pytest.MonkeyPatch):
+    """As in containers whose user is a bare number: pocket needs nothing of a home, and said that there is none."""
+    for name in ("HOME", "USERPROFILE", "XDG_CACHE_HOME", "LONGTAKE_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pathlib.Path.home", Mock(side_effect=RuntimeError("Could not determine home directory.")))
+    assert features.cache().is_absolute() and not features.at_hand("mobilenetv2")
+    assert speed.recall("nobody's model") is None
 
 
 # -- names -----------------------------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from longtake.apps.facts import Facts
 from longtake.apps.settings import Request, Settings
-from longtake.apps.speed import cache_folder
 from longtake.errors import UsageError
+from longtake.rewards.features import cache_folder
 
 
 def guided(request: Request, settings: Settings, facts: Facts) -> tuple[Settings, list[str]]:

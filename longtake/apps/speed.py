@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 
 from longtake.apps.settings import Settings
 from longtake.output.checkpoint import write_atomic
-
-
-def cache_folder() -> Path:
-    """$LONGTAKE_CACHE, else the user's cache folder for longtake."""
-    own = os.environ.get("LONGTAKE_CACHE")
-    if own:
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "longtake"
+from longtake.rewards.features import cache_folder
 
 
 def key(settings: Settings, device: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -207,9 +208,18 @@ def build(name: str, folder: Path) -> Any:
 
 def cache() -> Path:
     """Where encoders' weights lie, a folder each: $LONGTAKE_CACHE/encoders or the user's cache folder."""
+    return cache_folder() / "encoders"
+
+
+def cache_folder() -> Path:
+    """$LONGTAKE_CACHE, else the user's cache folder for longtake."""
     own = os.environ.get("LONGTAKE_CACHE")
-    base = Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "longtake"
-    return base / "encoders"
+    if own:
+        return Path(own)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "longtake"
+    except RuntimeError:  # a user without a home, as in containers
+        return Path(tempfile.gettempdir()) / f"longtake-{os.getuid()}"
 
 
 @lru_cache(maxsize=16)
