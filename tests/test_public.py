@@ -7,16 +7,20 @@ from __future__ import annotations
 import inspect
 import logging
 from dataclasses import fields
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import longtake
 from longtake.apps.options import Loading, Options
+from longtake.apps.session import reopen
 from longtake.apps.settings import Request
 from longtake.errors import UsageError
 from longtake.models.load import load
+from longtake.output.directory import RunDir
 from tests.test_cli import PROMPT, one_thread, tiny  # noqa: F401
 
 
@@ -52,6 +56,39 @@ def test_a_misspelt_option_of_load() -> None:
 def test_stream_refuses_at_the_call_and_not_at_the_first_frame() -> None:
     with pytest.raises(UsageError, match="did you mean --method fifo"):
         longtake.stream(PROMPT, method="fifi")
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"seed": 1.5}, r"seed=1\.5 is not possible: it takes int, None"),
+    ({"frames": "3"}, "frames='3' is not possible: it takes int, None"),
+    ({"frames": True}, "frames=True"), ({"steps": 6.0}, r"steps=6\.0"), ({"guidance": "2"}, "guidance='2'"),
+    ({"embed": "yes"}, "embed='yes' is not possible: it takes bool"), ({"search_budget": 4}, "search_budget=4"),
+    ({"method": 3}, "method=3"), ({"image": b"a"}, "it takes str, Path, None"), ({"seconds": [1]}, "seconds="),
+    ({"set": "fifo.partitions=1"}, r"no list of texts; write it like set=\['fifo.partitions=2'\]"),
+    ({"set": (1,)}, "set="), ({"lora": "abc"}, "lora='abc' is no list"), ({"negative_prompt": None}, "takes str"),
+    ({"size": 64}, "size 64 is not WIDTHxHEIGHT"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("call", [longtake.generate, longtake.stream])
+@pytest.mark.parametrize(("given", "words"), WRONG, ids=str)
+def test_a_value_of_another_kind_is_told_at_the_call(
+    call: Any, given: dict[str, Any], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run with a seed of 1.5 was made and could never be resumed; the others were errors of Python."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=words):
+        call(PROMPT, **({"frames": 5, "method": "fifo"} | given))
+    with pytest.raises(UsageError, match="prompt=None is not possible: it takes str"):
+        call(None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_numbers_of_numpy_are_numbers(tiny: Path, tmp_path: Path) -> None:
+    options: Any = {"seed": np.int64(7), "frames": np.int32(5), "fps": Fraction(25, 2), "guidance": np.float32(1)}
+    result = longtake.generate(PROMPT, tmp_path / "run", model=tiny, method="plain", **options)
+    assert (result.seed, result.frames, result.fps) == (7, 5, 12.5)
+    assert reopen(RunDir(tmp_path / "run"))[1]
 
 
 def test_prompts_from_a_file_need_no_empty_prompt(tiny: Path, tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def beside(request: Request) -> Request:
 
 def _screen_size(size: str | tuple[int, int] | None) -> None:
     # what is no size at all is told once the model is known, with one that works
-    sides = size.lower().split("x") if isinstance(size, str) else size or ()
+    sides = size.lower().split("x") if isinstance(size, str) else size if isinstance(size, (list, tuple)) else ()
     if any(int(side) > MAX_SIDE for side in sides if str(side).isdecimal()):
         raise UsageError(f"--size {size} is not possible; a video has at most {MAX_SIDE} pixels a side")
 

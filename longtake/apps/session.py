@@ -18,6 +18,7 @@ from torch import Tensor
 from longtake.apps.building import Materials
 from longtake.apps.composing import length_of, method_of, reward_of, searched, timeline_of
 from longtake.apps.guiding import make_guide
+from longtake.apps.kinds import of_kind
 from longtake.apps.pictures import ENDING, context_of, ending_of, kept_ending
 from longtake.apps.planning import cost, dry_rollout, plan
 from longtake.apps.settings import Request, Settings
@@ -254,8 +255,9 @@ def begun(folder: RunDir) -> bool:
 
 def generate(prompt: str, out: str | Path | None = None, **options: Any) -> Result:
     """Make a video in a run directory; options as in `Request`. What the command `longtake generate` does, silently."""
+    request = Request(prompt, **of_kind(prompt, options))
     plan_directory(out, prompt, 0)  # a folder that is taken shows before the model is loaded
-    session, folder = made(Request(prompt, **options), out)
+    session, folder = made(request, out)
     for note in session.notes:
         log.info("%s", note)
     with running(session, folder) as (runner, progress):
@@ -271,7 +273,7 @@ def stream(prompt: str, **options: Any) -> Iterator[Tensor]:
     """
     if options.get("frames") is None and options.get("seconds") is None:
         options["seconds"] = "inf"
-    session = start(Request(prompt, **options))
+    session = start(Request(prompt, **of_kind(prompt, options)))
     for note in session.notes:
         log.info("%s", note)
     return film(session.job)
