@@ -64,6 +64,7 @@ def test_files(text: str, want: list, tmp_path: Path):
     ('{"soon": "a"}', "no time"),
     ('{"1s": "a"}', "0s"),
     ('{"0s": "a", "0.01s": "b"}', "begin at frame 0"),
+    ('{"0s": "a", "0s": "b"}', "two prompts begin at '0s'"),
     ('{"0s": "a", "9s": "b"}', "after the end"),
     ('{"0s": "a", "1s": " "}', "empty"),
     ("0s: a\nand then b", "does not begin with a time"),

@@ -112,7 +112,7 @@ def written(scenes: list[Scene], rate: Fraction) -> str:
 
 def _from_json(text: str, rate: Fraction, path: Path) -> list[Scene]:
     try:
-        content: Any = json.loads(text)
+        content: Any = json.loads(text, object_pairs_hook=_each_once)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"--prompt-file {path} is no JSON: {str(error)[:80]}; {HOW}") from error
     if not isinstance(content, dict) or not all(isinstance(value, str) for value in content.values()):
@@ -124,6 +124,14 @@ def _from_json(text: str, rate: Fraction, path: Path) -> list[Scene]:
             raise UsageError(f"--prompt-file {path}: {_shown(key)} is no time; write it like 12s, 1.5s or 96f")
         scenes.append(Scene(prompt.strip(), round(_time(found[1], found[2], rate)), found[3] == "#"))
     return scenes
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # of a key that stands there twice JSON would keep the last alone, and a prompt would be lost
+    for key, _ in pairs:
+        if [name for name, _ in pairs].count(key) > 1:
+            raise UsageError(f"two prompts begin at {_shown(key)}; give each its own time")
+    return dict(pairs)
 
 
 def _from_line(line: str, rate: Fraction, path: Path) -> Scene:
