@@ -84,6 +84,14 @@ def test_a_value_of_another_kind_is_told_at_the_call(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("options", [{"prompt": f"{PROMPT} \udcff"}, {"prompt": PROMPT, "negative_prompt": "\udcff"}])
+def test_bytes_that_are_no_text_are_told_before_a_model_is_loaded(options: Any, tmp_path: Path) -> None:
+    """As a shell hands on what its locale cannot read; run.json took them no more than the video did."""
+    with pytest.raises(UsageError, match=r"prompt '.*udcff' is not UTF-8; type it in UTF-8"):
+        longtake.generate(out=tmp_path / "run", frames=5, guidance=2.0, **options)
+    assert not (tmp_path / "run").exists()
+
+
 def test_numbers_of_numpy_are_numbers(tiny: Path, tmp_path: Path) -> None:
     options: Any = {"seed": np.int64(7), "frames": np.int32(5), "fps": Fraction(25, 2), "guidance": np.float32(1)}
     result = longtake.generate(PROMPT, tmp_path / "run", model=tiny, method="plain", **options)

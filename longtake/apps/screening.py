@@ -11,7 +11,16 @@ from longtake.apps.given import check_clip, read_picture
 from longtake.apps.parameters import Parameter, choose
 from longtake.apps.rewarding import parse_reward, parse_reward_sets
 from longtake.apps.searches import SEARCHES, search
-from longtake.apps.settings import MAX_PROMPT, MAX_STEPS, OFFLOAD, Request, check_prompt, parse_fps, seconds_given
+from longtake.apps.settings import (
+    MAX_PROMPT,
+    MAX_STEPS,
+    OFFLOAD,
+    Request,
+    check_prompt,
+    check_text,
+    parse_fps,
+    seconds_given,
+)
 from longtake.apps.tables import PRESETS, method, parse_sets
 from longtake.core.solvers import RULES
 from longtake.errors import UsageError
@@ -32,6 +41,7 @@ def screen(request: Request, begun: bool = False) -> None:
         raise UsageError("the prompt and --prompt-file both say what to show; give one")
     if len(request.negative_prompt) > MAX_PROMPT:
         raise UsageError(f"the negative prompt has {len(request.negative_prompt)} characters; at most {MAX_PROMPT}")
+    check_text("the negative prompt", request.negative_prompt)
     if request.solver:
         choose("solver", request.solver, RULES, "--solver")
     request = beside(request)

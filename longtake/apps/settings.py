@@ -125,13 +125,20 @@ class Settings:
 
 
 def check_prompt(prompt: str) -> None:
-    """UsageError for a prompt that is empty or too long."""
+    """UsageError for a prompt that is empty, too long or no text."""
     if not prompt.strip():
         raise UsageError(
             'the prompt is empty; say what to show, such as: longtake generate "a dog walks over green hills"'
         )
     if len(prompt) > MAX_PROMPT:
         raise UsageError(f"the prompt has {len(prompt)} characters; at most {MAX_PROMPT} are read, shorten it")
+    check_text("the prompt", prompt)
+
+
+def check_text(what: str, text: str) -> None:
+    """UsageError for what holds bytes that the shell's encoding could not read: no file takes them."""
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise UsageError(f"{what} {text[:60]!r} is not UTF-8; type it in UTF-8, in a locale such as LC_ALL=C.UTF-8")
 
 
 def parse_fps(fps: float | str) -> Fraction:
