@@ -4,17 +4,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import random
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from longtake.apps import batching
-from longtake.apps.cli import main
+from longtake.apps.cli import app, main, run
 from longtake.apps.settings import Settings
 from longtake.apps.showing import drawn, lineage
 from longtake.apps.stored import checked
@@ -164,6 +166,16 @@ def test_the_tree_is_that_of_the_trace(cli: Any, searched: Path) -> None:
     for line in lines:
         best = max(line["candidates"], key=lambda one: one["score"])
         assert best["verdict"] == "kept" and f"◆ {best['name'][-6:]}" in text
+
+
+def test_a_tree_is_shown_where_the_encoding_knows_few_letters(
+    cli: Any, searched: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipe of Windows, or a C locale: the command failed with UnicodeEncodeError."""
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="ascii", write_through=True))
+    assert run(lambda: app(args=["show", str(searched), "--tree"], standalone_mode=False)) == 0
+    assert b"\\u25c6 on the way to the end" in shown.getvalue()
 
 
 def test_a_tree_of_several_generations() -> None:

@@ -6,6 +6,7 @@ Results go to stdout and nothing else does; everything said on the way goes to s
 
 from __future__ import annotations
 
+import io
 import logging
 import signal
 import sys
@@ -285,6 +286,9 @@ def _quieten() -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _stop)
     logging.getLogger("longtake").addHandler(logging.NullHandler())
+    # A tree or a prompt is shown as well as the encoding can, where pipes of Windows or a C locale know few letters
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 if __name__ == "__main__":
