@@ -21,7 +21,7 @@ class Parameter:
     kind: type | tuple[str, ...]
     help: str
     low: float | None = None
-    high: int = LARGEST
+    high: float = LARGEST
 
     @property
     def allowed(self) -> str:
@@ -30,7 +30,7 @@ class Parameter:
             return "|".join(self.kind)
         word = {int: "a whole number", float: "a number", bool: "true|false", str: "a word"}[self.kind]
         if self.high < LARGEST:
-            return f"{word} in {self.low or 0:g}..{self.high}"
+            return f"{word} in {self.low or 0:g}..{self.high:g}"
         return word if self.low is None else f"{word} of at least {self.low:g}"
 
     def parse(self, owner: str, text: str) -> Any:
