@@ -42,7 +42,7 @@ def test_every_command_of_the_page(cli: Any, tmp_path: Path) -> None:
         assert "Traceback" not in said[command].err
     dog = tmp_path / "runs" / "dog"
     frames = np.stack(list(read_frames(dog / "video.mp4")))
-    assert len(frames) == 64 + 8 + 24 and frames[0].shape == (64, 64, 3)
+    assert len(frames) == 64 + 8 + 64 and frames[0].shape == (64, 64, 3)
     assert len(_prompts("runs/dog")) == 2 and "night" in _prompts("runs/dog")[1]
     settings = json.loads((dog / "run.json").read_text())
     assert settings["seed"] == 7 and [turn.get("seed") for turn in settings["turns"]] == [8, None, None]
@@ -50,7 +50,8 @@ def test_every_command_of_the_page(cli: Any, tmp_path: Path) -> None:
     lines = [[line["sha256"] for line in read_trace(folder / "trace.jsonl")] for folder in (dog, dog / "takes" / "2")]
     assert lines[0][:8] == lines[1][:8] and lines[0][9] != lines[1][9]
     seen = [text for command, text in ((c, s.err) for c, s in said.items()) if "extend" in command]
-    assert "seen from" in seen[0]
+    assert "seen from 9.1 s on; what was begun under the old one has left by 14.6 s" in seen[0]
+    assert frames[-16:].mean() < 0.75 * frames[:72].mean()  # the night has come
     tree = said["longtake show runs/best --tree"].out
     assert tree.count("◆") >= 2 and "○" in tree
     manifest = json.loads((tmp_path / "jobs.jsonl.manifest.json").read_text())

@@ -107,7 +107,8 @@ def seen(told: Story, rollout: Any, latent: int, until: int | None = None) -> st
     if rules == acts:
         return at
     if until is not None and rules >= until:
-        return f"{at}, on latents that were begun under the old one: {rules - acts} are in flight"
+        return (f"{at}, on latents that were begun under the old one, and alone from {told.second(rules):.1f} s on, "
+                f"which is behind the end")  # fmt: skip
     return f"{at}; what was begun under the old one has left by {told.second(rules):.1f} s"
 
 
