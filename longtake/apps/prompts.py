@@ -128,10 +128,12 @@ def _from_json(text: str, rate: Fraction, path: Path) -> list[Scene]:
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     # of a key that stands there twice JSON would keep the last alone, and a prompt would be lost
-    for key, _ in pairs:
-        if [name for name, _ in pairs].count(key) > 1:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
             raise UsageError(f"two prompts begin at {_shown(key)}; give each its own time")
-    return dict(pairs)
+        found[key] = value
+    return found
 
 
 def _from_line(line: str, rate: Fraction, path: Path) -> Scene:
