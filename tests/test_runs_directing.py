@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import wave
@@ -388,3 +389,11 @@ def test_the_newest_frame_can_be_watched(queue: Path) -> None:
     *_, last = read_frames(queue / "video.mp4")
     shown = np.asarray(Image.open(queue / "latest.webp").convert("RGB")).astype(int)
     assert shown.shape == last.shape and np.abs(shown - last.astype(int)).mean() < 12
+
+
+def test_a_stretch_too_short_for_the_new_words_is_told_when_they_are_alone(cli: Any, queue: Path, queued: Path) -> None:
+    """How many latents were in flight was said, which nobody can reckon with."""
+    short, long = (cli("extend", shutil.copytree(queue, str(n)), "--frames", n, OTHER) for n in (8, 200))
+    assert short.code == long.code == 0
+    second = re.search(r"has left by (\d+\.\d) s", long.err)
+    assert second and f"alone from {second[1]} s on, which is behind the end" in short.err

@@ -158,7 +158,7 @@ def test_the_command_refuses_before_weights_run_and_leaves_nothing(cli: Any, tin
         (("--search", "beam", "--set", "beam.width=5", "--set", "beam.candidates=1"), "beam.candidates=2"),
         (("--search", "beam", "--reward", "consistency", "--set", "consistency.encoder=opencv-dis"), "unknown"),
         (("--search", "beam", "--reward", "motion", "--set", "consistency.anchor=first"), "add --reward"),
-        (("--search", "beam", "--reward", "latent-cosine", "--set", "motion.floor=inf"), "such as .01"),
+        (("--search", "beam", "--reward", "latent-cosine", "--set", "motion.floor=inf"), "a number of at least 0"),
     ):
         said = cli(*asked, *more)
         assert said.code == 2 and words in said.err and said.out == "", said.err
