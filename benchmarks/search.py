@@ -243,6 +243,9 @@ def main() -> None:
     parser.add_argument("--captions", type=int)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--table", action="store_true", help="only write the page of what is there")
+    parser.add_argument(
+        "--later", type=int, default=0, help="tables printed here leave out so many captions: a hint of theirs, tested"
+    )
     parser.add_argument("--plan", action="store_true", help="only say what it will cost")
     options = parser.parse_args()
     if not options.table:
@@ -251,7 +254,7 @@ def main() -> None:
         if options.plan:
             return
         make(options, model)
-    print(search_tables.tables(world_rows.read(RESULTS)))
+    print(search_tables.tables([row for row in world_rows.read(RESULTS) if row["seed"] >= options.later]))
     search_tables.write()
 
 
