@@ -68,6 +68,8 @@ def test_files(text: str, want: list, tmp_path: Path):
     ('{"0s": "a", "9s": "b"}', "after the end"),
     ('{"0s": "a", "1s": " "}', "empty"),
     ("0s: a\nand then b", "does not begin with a time"),
+    ("[0s-1s] a\n[1s-0.5s] b", "ends before it begins"),
+    ("[0s-0f] a\n[1s-2s] b", "ends before it begins"),
     ("a | | b", "empty part"),
     ("a | b[0s]", "lasts no time"),
     ("a | b[2s] | c", "how long"),

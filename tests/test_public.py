@@ -119,3 +119,9 @@ def test_types_are_shipped() -> None:
     package = Path(longtake.__file__).parent
     assert (package / "py.typed").is_file()
     assert '"py.typed"' in (package.parent / "pyproject.toml").read_text()
+
+
+def test_a_loaded_model_is_no_pipeline(tiny: Path) -> None:
+    """Its steps and size are in it, and a run brings its own: what it was loaded from is named."""
+    with pytest.raises(UsageError, match=f"longtake.load made; give what it was loaded from: {tiny}"):
+        longtake.stream(PROMPT, model=load(tiny))

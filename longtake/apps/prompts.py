@@ -140,7 +140,10 @@ def _from_line(line: str, rate: Fraction, path: Path) -> Scene:
     found = LINE.match(line)
     if not found:
         raise UsageError(f"--prompt-file {path}: {_shown(line)} does not begin with a time; {HOW}")
-    return Scene(found["text"].strip(), round(_time(found[1], found[2], rate)), found["cut"] == "#")
+    start = _time(found[1], found[2], rate)
+    if found[3] and _time(found[3], found[4], rate) <= start:
+        raise UsageError(f"--prompt-file {path}: {_shown(line)} ends before it begins; write it like [0s-5s] ...")
+    return Scene(found["text"].strip(), round(start), found["cut"] == "#")
 
 
 def _time(number: str, unit: str | None, rate: Fraction) -> Fraction:

@@ -184,6 +184,9 @@ def family_of(source: Source) -> Family:
     able = ", ".join(dict.fromkeys(row.name for row in known.values()))
     if source.pipe is not None:
         kind = type(source.pipe).__name__
+        if isinstance(source.pipe, Model):  # its steps, size and guidance are in it, and a run brings its own
+            raise UsageError(f"model is one that longtake.load made; give what it was loaded from: "
+                             f"{source.pipe.source or 'the pipeline'}")  # fmt: skip
         if kind not in known:
             raise UsageError(f"{kind} pipelines are not supported; supported: those of {able}")
         return known[kind]
