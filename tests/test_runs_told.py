@@ -60,6 +60,11 @@ def test_a_run_in_use_is_refused_before_a_model_is_loaded(
             assert said.code == 2 and "is in use by another longtake" in said.err, command
         (spaced / "FINISHED").unlink()
         assert "is in use by another longtake" in cli("resume", spaced).err
+        (spaced / "trace.jsonl").unlink()  # as until the first frame is out
+        for command, *flags in commands[:2]:
+            assert "is in use by another longtake" in cli(command, spaced, *flags).err, command
+    for command, *flags in commands[:2]:
+        assert "begin with: longtake resume" in cli(command, spaced, *flags).err, command
 
 
 def test_all_files_of_a_run_have_the_permissions_of_new_files(tmp_path: Path) -> None:

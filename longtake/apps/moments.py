@@ -65,6 +65,7 @@ def story(path: Path) -> Story:
     facts = look_up(request)
     end, lines = folder.finished, read_trace(folder.trace)
     if not lines:
+        folder.refuse_if_busy()  # its first frame is being made: to resume it would be refused
         raise UsageError(f"{path} has no frame yet; begin with: longtake resume {typed(path)}")
     latents, frames = lines[-1]["latents"][1], lines[-1]["frames"][1]
     if end is not None:
