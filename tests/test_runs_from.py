@@ -125,7 +125,7 @@ def words(parameter: Parameter) -> list[str]:
     """What may be typed for a parameter: at least two values of its kind."""
     if isinstance(parameter, Sum):
         one, other = parameter.names[:2]
-        return [one, f"{other}+2*{one}", f".0000125*{one}+{other}", f"1e20*{other}"]
+        return [one, f"{other}+2*{one}", f".0000125*{one}+{other}", f"1e15*{other}"]
     if isinstance(parameter, Numbers):
         return ["8,6,4", "5"]
     if isinstance(parameter, Word):
@@ -133,7 +133,7 @@ def words(parameter: Parameter) -> list[str]:
     if isinstance(parameter.kind, tuple):
         return list(parameter.kind)
     low = parameter.low or 0
-    numbers = [f"{low + 1:g}", "17"] if parameter.kind is int else [f"{low + 0.1:g}", "1e-05", "123456.789", "inf"]
+    numbers = [f"{low + 1:g}", "17"] if parameter.kind is int else [f"{low + 0.1:g}", "1e-05", "123456.789", "9e15"]
     known = {bool: ["true", "false"], str: ["true", "97"]}
     return [text for text in known.get(parameter.kind, numbers) if text != "1e-05" or low == 0]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from longtake.errors import UsageError
 
-LARGEST = 2**53
+LARGEST = 9 * 10**15
 """Beyond it no number means anything here, and run.json, where they are kept, takes none."""
 
 
@@ -39,7 +39,7 @@ class Parameter:
         if value is None or (self.low is not None and not value >= self.low):
             raise UsageError(f"{owner}{self.name}={text} is not possible: it takes {self.allowed}")
         if self.kind in (int, float) and not abs(value) <= self.high:  # nor what is no number
-            most = "" if self.high < LARGEST else f", at most {LARGEST}"
+            most = "" if self.high < LARGEST else f", at most {LARGEST:.0e}"
             raise UsageError(f"{owner}{self.name}={text} is not possible: it takes {self.allowed}{most}")
         return value
 
